@@ -1,0 +1,89 @@
+"""Segmentation data in ADE20K's folder layout, read by mmsegmentation's own data set class.
+
+images/{training,validation,test}/*, annotations/{...}/*.png; in a mask 0 = not labelled, 1.. = the classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmseg.datasets import ADE20KDataset
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mimbench.config import DataConfig
+from mimbench.data import shapes
+from mimbench.data.images import load, load_masks
+from mimbench.data.sampling import derive
+
+FOLDERS = {"labelled": "training", "val": "validation", "test": "test"}
+
+
+def write_shapes(config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
+    """The embedded data as PNG files in ADE20K's layout, once. The ground is a class, as sky and wall are in ADE20K."""
+    sizes = "-".join(str(counts[s] or "all") for s in FOLDERS)
+    target = cache / f"shapes-ade-v{shapes.VERSION}-{config.size}-{sizes}"
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".ade-", dir=cache))
+    for split, folder in FOLDERS.items():
+        images, masks = load(config, split, cache).head(counts[split]), load_masks(config, split, cache)
+        for kind in ("images", "annotations"):
+            (building / kind / folder).mkdir(parents=True)
+        for index in range(len(images)):
+            name = f"shapes_{index:06d}.png"
+            Image.fromarray(np.asarray(images.source[index])).save(building / "images" / folder / name)
+            Image.fromarray(masks[index] + 1).save(building / "annotations" / folder / name)
+    (building / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
+    try:
+        os.rename(building, target)
+    except OSError:  # another process was faster
+        shutil.rmtree(building)
+    return target
+
+
+def dataset(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:
+    """mmsegmentation's ADE20KDataset over one split; classes as the folder's classes.json names them, else ADE20K's."""
+    folder = FOLDERS[split]
+    if not (root / "images" / folder).is_dir() and split == "test":
+        folder = "validation"  # ADE20K's test masks are not public
+    suffix = next(iter((root / "images" / folder).iterdir())).suffix
+    return _dataset_class(root)(
+        data_root=str(root), data_prefix={"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
+        img_suffix=suffix, pipeline=pipeline, indices=head,
+    )  # fmt: skip
+
+
+def _dataset_class(root: Path) -> type[ADE20KDataset]:
+    """ADE20KDataset, or the same with the classes that the folder names (mmseg allows only subsets of the 150)."""
+    named = root / "classes.json"
+    if not named.exists():
+        return ADE20KDataset
+    classes = tuple(json.loads(named.read_text()))
+    colours = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
+    return type("NamedADE20KDataset", (ADE20KDataset,), {"METAINFO": {"classes": classes, "palette": colours}})
+
+
+class Seeded(Dataset[Any]):
+    """Samples of an mmseg data set by (epoch, index); its transforms' global randomness is seeded for each."""
+
+    def __init__(self, inner: BaseDataset, seed: int) -> None:
+        self.inner, self.seed = inner, seed
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        samples = []
+        for epoch, index in keys:
+            drawn = derive(self.seed, epoch, index) % 2**32
+            np.random.seed(drawn)  # mmcv's transforms draw from numpy's and Python's global generators
+            random.seed(drawn)
+            samples.append(self.inner[index])
+        return samples

@@ -1,0 +1,104 @@
+"""The encoder: timm's ViT and BEiT, masked by a token in place or by dropping patches."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mimbench.config import EncoderConfig
+from mimbench.models.positions import sincos
+from mimbench.parts import Encoded, Grid, Masks
+
+
+class Encoder(nn.Module):
+    """timm's blocks, with masks. Parameter names under `body.` are timm's."""
+
+    def __init__(
+        self, config: EncoderConfig, size: int, *, drop_path: float | None = None, masked: bool = True
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dim, self.depth = config.dim, config.depth
+        self.grid = Grid(size // config.patch, size // config.patch, config.patch)
+        self.body = _body(config, size, config.drop_path if drop_path is None else drop_path)
+        has_token = masked and config.masking == "token"
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """BEiT's: truncated normal 0.02, and the residual branches of block l divided by sqrt(2 l)."""
+        for module in self.body.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.body.cls_token, std=0.02)
+        if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
+            nn.init.trunc_normal_(self.body.pos_embed, std=0.02)
+        if self.mask_token is not None:  # last, so that the rest starts the same with and without one
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
+        with torch.no_grad():
+            for index, block in enumerate(self.body.blocks, start=1):
+                block.attn.proj.weight.div_((2.0 * index) ** 0.5)
+                block.mlp.fc2.weight.div_((2.0 * index) ** 0.5)
+
+    def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
+        x = self.body.patch_embed(images)  # (B, N, D)
+        positions = self.body.pos_embed  # (1, 1 + N, D) or None
+        if masks is not None and self.mask_token is not None:
+            x = torch.where(masks.hidden.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        if positions is not None:
+            x = x + positions[:, 1:]
+        kept = masks.kept if masks is not None and self.mask_token is None else None
+        if kept is not None:
+            x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, self.dim))  # (B, K, D)
+        cls = self.body.cls_token if positions is None else self.body.cls_token + positions[:, :1]
+        x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = self.body.pos_drop(x)
+        shared = self._shared_bias()
+        tapped = {}
+        for index, block in enumerate(self.body.blocks):
+            x = block(x) if shared is None else block(x, shared_rel_pos_bias=shared)
+            if index in taps:
+                tapped[index] = x
+        x = self.body.norm(x)
+        return Encoded(patches=x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped)
+
+    def _shared_bias(self) -> Tensor | None:
+        bias = getattr(self.body, "rel_pos_bias", None)
+        return None if bias is None else bias()
+
+    def layer_of(self, name: str) -> int:
+        """For layer-wise decay: 0 for what comes before the blocks, l for block l (1-based), depth + 1 for the rest."""
+        block = re.match(r"body\.blocks\.(\d+)\.", name)
+        if block:
+            return int(block.group(1)) + 1
+        before = ("body.cls_token", "body.pos_embed", "body.patch_embed", "mask_token")
+        return 0 if name.startswith(before) else self.depth + 1
+
+
+def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
+    common = dict(img_size=size, patch_size=config.patch, embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
+                  mlp_ratio=config.mlp_ratio, num_classes=0, global_pool="token", drop_path_rate=drop_path,
+                  init_values=config.layer_scale)  # fmt: skip
+    body: nn.Module
+    if config.type == "beit":
+        body = Beit(**common, use_abs_pos_emb=config.positions != "none",
+                    use_shared_rel_pos_bias=config.relative_positions == "shared")  # fmt: skip
+    else:
+        body = VisionTransformer(**common, pos_embed="none" if config.positions == "none" else "learn")
+    if config.positions == "sincos":
+        side = size // config.patch
+        body.pos_embed = nn.Parameter(sincos(side, side, config.dim, cls=True).unsqueeze(0), requires_grad=False)
+    return body
+
+
+def prefer_unfused_attention(model: nn.Module) -> None:
+    """On CPU in bf16, plain matrix products are faster than the fused kernel's backward (see `make bench`)."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False

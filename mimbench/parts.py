@@ -1,0 +1,146 @@
+"""The contracts of the parts: what a tokenizer, masker, loss and decoder must offer.
+
+Shapes: B images, N = rows x columns patches in row-major order, D features, M positions to be predicted
+in the whole (micro-)batch. Polarity: True = masked = hidden from the encoder.
+
+A part is one class with an integer `version`, raised when its numbers change. Its constructor's signature is
+its configuration: every argument is annotated, and its default is written out into the run's spec before
+hashing. `neutral = {"argument": value}` names arguments added later, which are left out of the spec at that value,
+so that results found before stay found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mimbench import compat as compat  # parts may use timm and torchvision
+
+Batch = Mapping[str, Tensor]
+"""Named views of the same images: `image` (B, 3, H, W), normalised, for the encoder; `raw`, the same crop in
+[0, 1], for tokenizers. A part says which views it reads in `views`."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The patches of an image."""
+
+    rows: int
+    columns: int
+    patch: int  # side of a patch in pixels
+    channels: int = 3
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder returns."""
+
+    patches: Tensor  # (B, N, D), or (B, K, D) of the K visible patches where masked ones were dropped
+    cls: Tensor  # (B, D)
+    kept: Tensor | None  # (B, K) positions of the visible patches, ascending; None: all, in order
+    taps: Mapping[int, Tensor]  # raw output of the blocks asked for, (B, 1 + N, D), by 0-based block
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One batch of masks, with the positions worked out on the CPU so that no step waits for the device."""
+
+    hidden: Tensor  # (B, N) bool, True = masked
+    predicted: Tensor  # (M,) int64: flat positions in B x N that the loss covers
+    kept: Tensor | None  # (B, K) int64 visible positions, where the encoder drops masked patches
+    total: int  # number of predicted positions in the whole global batch, over all ranks and micro-batches
+
+    def to(self, device: torch.device) -> Masks:
+        move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
+        return Masks(move(self.hidden), move(self.predicted), move(self.kept), self.total)
+
+
+class Masker(Protocol):
+    """Draws the masks of a whole batch at once, on the CPU, without a Python loop over images."""
+
+    version: ClassVar[int]
+    constant_count: bool  # every sample has the same number of masked patches, as dropping encoders need
+
+    def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """(batch, rows * columns) bool, True = masked; a function of the arguments and the generator alone."""
+        ...
+
+
+class Tokenizer(nn.Module):
+    """Turns images into targets, one per patch, without a gradient."""
+
+    version: ClassVar[int]
+    target: ClassVar[str]  # "codes": (B, N) int64, or "features": (B, N, D) float
+    views: ClassVar[tuple[str, ...]] = ("raw",)
+    trained: ClassVar[bool] = False  # True: needs a run of its own first, see TrainedTokenizer
+
+    def width(self, grid: Grid) -> int:
+        """Number of codes, or of features a patch: the size of the prediction."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, grid: Grid) -> Tensor:
+        """The targets, (B, N) codes or (B, N, D) features."""
+        raise NotImplementedError
+
+
+class TrainedTokenizer(Tokenizer):
+    """A tokenizer whose weights come from a run of its own."""
+
+    trained: ClassVar[bool] = True
+
+    def build(self, grid: Grid) -> None:
+        """Make the layers, once the patches are known. Called once, before training or loading."""
+        raise NotImplementedError
+
+    def training_loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss at `progress` in [0, 1], and values to log (detached, still on the device)."""
+        raise NotImplementedError
+
+    def fitness(self, batch: Batch, grid: Grid) -> dict[str, Any]:
+        """Figures on held-out images, among them `fit` (bool) and `why`: is it any use as a tokenizer?"""
+        raise NotImplementedError
+
+
+class Decoder(nn.Module):
+    """Predicts the targets from the encoder's features."""
+
+    version: ClassVar[int]
+    restores_grid: ClassVar[bool]  # True: takes the visible patches alone and puts mask tokens in the gaps
+
+    def build(self, dim: int, width: int, grid: Grid) -> None:
+        """Make the layers: encoder dimension, size of a prediction, patches. Called once."""
+        raise NotImplementedError
+
+    def forward(self, encoded: Encoded, masks: Masks) -> Tensor:
+        """(M, width): a prediction for each position in `masks.predicted`."""
+        raise NotImplementedError
+
+
+class Loss(Protocol):
+    """Compares predictions with targets, position by position; the engine sums and divides by the global count."""
+
+    version: ClassVar[int]
+    expects: ClassVar[str]  # "codes" or "features"
+    over: str  # "masked" or "all": which positions are predicted
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(M, width) float32 and (M,) codes or (M, width) features -> (M,)."""
+        ...
+
+
+class Encoder(Protocol):
+    """What parts and engine may rely on of an encoder (see models/encoder.py)."""
+
+    dim: int
+    depth: int
+    grid: Grid
+
+    def __call__(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded: ...

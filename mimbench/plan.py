@@ -1,0 +1,255 @@
+"""A grid -> the graph of runs it needs: expand, share, check pairings, estimate cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mimbench import env, protocols, registry
+from mimbench.config import Grid, Row, as_spec
+from mimbench.data.images import facts
+from mimbench.errors import UserError
+from mimbench.store import RunFolder, Store, run_name
+
+TOKENIZER_VERSION = 1  # raised when the numbers of a kind of run change
+PRETRAIN_VERSION = 1
+# forward and backward of a small ViT on one core in bf16 (`make bench`); used only until real costs are recorded
+FLOPS_PER_SECOND = 9e10
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: what it computes, and what must be there first."""
+
+    name: str
+    spec: dict[str, Any]
+    parents: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.spec["kind"]
+
+
+@dataclass
+class Plan:
+    """The runs of a grid in the order they are wanted: seed by seed, parents first. Rows share runs."""
+
+    grid: Grid
+    columns: list[protocols.ProtocolSpec]
+    runs: dict[str, Planned] = field(default_factory=dict)
+    rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
+    uses: dict[str, int] = field(default_factory=dict)
+
+    def add(self, spec: dict[str, Any], parents: tuple[str, ...] = ()) -> str:
+        name = run_name(spec)
+        self.runs.setdefault(name, Planned(name, spec, parents))
+        self.uses[name] = self.uses.get(name, 0) + 1
+        return name
+
+    def of_seed(self, seed: int) -> set[str]:
+        return {name for row in self.rows.values() for name in row[seed].values()}
+
+    def record(self) -> dict[str, Any]:
+        """What the report needs to know of the grid, as JSON."""
+        grid = self.grid
+        columns = [
+            {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "summary": c.summary, "fingerprint": c.fingerprint}
+            for c in self.columns
+        ]
+        rows = [
+            {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper,
+             "runs": {str(s): runs for s, runs in self.rows[r.name].items()}}
+            for r in grid.rows
+        ]  # fmt: skip
+        return {
+            "name": grid.name, "scale": grid.scale, "title": grid.title, "note": " ".join(n for n in (grid.note, grid.scale_note) if n),
+            "config": grid.config, "base": grid.reference, "primary": grid.primary, "seeds": list(grid.seeds),
+            "columns": columns, "rows": rows,
+        }  # fmt: skip
+
+
+def describe(row: Row) -> str:
+    """A row in a few words: what it is told what, behind which mask."""
+    recipe = row.recipe
+    if not recipe.pretrain:
+        return "no pre-training"
+    where = "all" if recipe.loss.get("over") == "all" else "masked"
+    return f"{recipe.tokenizer['type']}, {recipe.masker['type']} masking, {recipe.loss['type']} over {where} positions"
+
+
+def make_plan(grid: Grid) -> Plan:
+    """All runs of all rows and seeds. Raises before any compute where parts do not fit together."""
+    precision = "bf16" if env.bf16_pays() else "fp32"
+    overrides = grid.evaluation.overrides
+    for name in overrides:
+        if name not in grid.protocols:
+            raise UserError(f"--set protocols.{name}: the grid has the protocols {', '.join(grid.protocols)}.")
+    place = f"{grid.config}: protocols"
+    columns = [protocols.load(p, grid.scale, place, overrides.get(p), precision) for p in grid.protocols]
+    plan = Plan(grid, columns, rows={row.name: {} for row in grid.rows})
+    for row in grid.rows:
+        check_pairing(row, grid)
+    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows}
+    evaluations = _evaluation_specs(grid, columns)
+    for seed in grid.seeds:
+        for row in grid.rows:
+            plan.rows[row.name][seed] = _plan_row(plan, row, seed, bases[row.name], evaluations)
+    return plan
+
+
+def _resolved(config: Any, precision: str) -> dict[str, Any]:
+    spec = as_spec(config)
+    return {**spec, "precision": precision} if spec["precision"] == "auto" else spec
+
+
+def _base_specs(row: Row, grid: Grid, precision: str) -> dict[str, dict[str, Any]]:
+    """The specs of a row's training runs without seed and parents."""
+    recipe = row.recipe
+    data = {**as_spec(recipe.data), **facts(recipe.data)}
+    training = _resolved(recipe.tokenizer_training, precision)
+    images = training.pop("images")
+    shared = {"threads": grid.threads}
+    parts = {k: getattr(recipe, k) for k in ("tokenizer", "masker", "loss", "decoder")}
+    full = {**parts, "encoder": as_spec(recipe.encoder), "data": data, "schedule": _resolved(recipe.schedule, precision)}
+    return {
+        "tokenizer": {"kind": "tokenizer", "version": TOKENIZER_VERSION, "tokenizer": recipe.tokenizer, "training": training,
+                      "patch": recipe.encoder.patch, "data": {**data, "images": images or data["images"]}, **shared},
+        "pretrain": {"kind": "pretrain", "version": PRETRAIN_VERSION, "recipe": full, **shared},
+    }  # fmt: skip
+
+
+def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec]) -> list[dict[str, Any]]:
+    evaluation = grid.evaluation
+    data = {**as_spec(evaluation.data), **facts(evaluation.data)}
+    counts = {"labelled": evaluation.labelled, "val": evaluation.val, "test": evaluation.test}
+    specs = []
+    for column in columns:
+        protocol = {"name": column.name, "version": column.version, "fingerprint": column.fingerprint, "settings": column.settings}
+        extra = {"segmentation_data": evaluation.segmentation_data} if column.name == "segmentation" else {}
+        specs.append({"kind": column.name, "version": column.version, "protocol": protocol, "metric": column.metric,
+                      "data": data, "counts": counts, "threads": grid.threads, **extra})  # fmt: skip
+    return specs
+
+
+def _plan_row(
+    plan: Plan, row: Row, seed: int, bases: dict[str, dict[str, Any]], evaluations: list[dict[str, Any]]
+) -> dict[str, str]:
+    """One row at one seed: tokenizer, pre-training, evaluations, each an edge of the graph."""
+    runs: dict[str, str] = {}
+    parents: dict[str, str] = {}
+    if row.recipe.pretrain:
+        above: dict[str, str] = {}
+        if _is_trained(row.recipe.tokenizer):
+            runs["tokenizer"] = above["tokenizer"] = plan.add({**bases["tokenizer"], "seed": seed})
+        spec = {**bases["pretrain"], "seed": seed, "parents": above}
+        runs["pretrain"] = parents["encoder"] = plan.add(spec, tuple(above.values()))
+    encoder = {k: v for k, v in as_spec(row.recipe.encoder).items() if k not in ("masking", "drop_path")}
+    for spec in evaluations:
+        name = plan.add({**spec, "encoder": encoder, "seed": seed, "parents": parents}, tuple(parents.values()))
+        runs[spec["kind"]] = name
+    return runs
+
+
+def _is_trained(tokenizer: dict[str, Any]) -> bool:
+    return bool(registry.part_class("tokenizer", tokenizer["type"], "tokenizer").trained)  # type: ignore[attr-defined]
+
+
+def check_pairing(row: Row, grid: Grid) -> None:
+    """What cannot work together is said while planning, naming both parts."""
+    recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
+    if recipe.data.size != grid.evaluation.data.size:
+        raise UserError(f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {grid.evaluation.data.size} px.")
+    if not recipe.pretrain:
+        return
+    tokenizer, masker, loss, decoder = (
+        registry.part_class(kind, getattr(recipe, kind)["type"], kind) for kind in ("tokenizer", "masker", "loss", "decoder")
+    )
+    target, expects = tokenizer.target, loss.expects  # type: ignore[attr-defined]
+    if target != expects:
+        raise UserError(
+            f"{place}: tokenizer '{recipe.tokenizer['type']}' gives {target}, loss '{recipe.loss['type']}' expects {expects}."
+        )
+    if recipe.encoder.masking == "drop":
+        if not decoder.restores_grid:  # type: ignore[attr-defined]
+            raise UserError(
+                f"{place}: encoder.masking 'drop' leaves the visible patches alone; decoder '{recipe.decoder['type']}' "
+                "does not restore the grid. Use 'transformer', or masking 'token'."
+            )
+        if not registry.build("masker", recipe.masker).constant_count:
+            raise UserError(
+                f"{place}: encoder.masking 'drop' needs the same number of masked patches in every image; masker "
+                f"'{recipe.masker['type']}' does not give that. Use 'random', or 'blockwise' with exact: true."
+            )
+    if recipe.masker["type"] == "none" and recipe.loss["over"] == "masked":
+        raise UserError(f"{place}: masker 'none' masks nothing, so loss '{recipe.loss['type']}' needs over: all.")
+
+
+# what is done, and what is left to pay
+
+
+@dataclass(frozen=True)
+class Estimate:
+    kind: str
+    runs: int
+    shared: int
+    done: int
+    seconds: float  # of one process, for what is not done
+    measured: bool  # from recorded costs, not from the formula
+
+
+def estimate(plan: Plan, store: Store) -> list[Estimate]:
+    """By kind of run, with the time the rest will take one process."""
+    kinds: dict[str, list[Planned]] = {}
+    for run in plan.runs.values():
+        kinds.setdefault(run.kind, []).append(run)
+    rows = []
+    for kind, runs in kinds.items():
+        done = [r for r in runs if store.run(r.name).done()]
+        left = [r for r in runs if not store.run(r.name).done()]
+        recorded = [seconds for r in done[:20] if (seconds := _recorded(store.run(r.name))) is not None]
+        each = sum(recorded) / len(recorded) if recorded else None
+        seconds = sum(each if each is not None else _guess(r.spec, plan) for r in left)
+        shared = sum(plan.uses[r.name] > 1 for r in runs)
+        rows.append(Estimate(kind, len(runs), shared, len(done), seconds, each is not None))
+    return rows
+
+
+def _recorded(folder: RunFolder) -> float | None:
+    cost = folder.cost()
+    return cost.get("seconds") if cost else None
+
+
+def _guess(spec: dict[str, Any], plan: Plan) -> float:
+    """Seconds from the number of images and the size of the encoder; three passes' worth a training image."""
+    if spec["kind"] == "tokenizer":
+        return spec["training"]["steps"] * spec["training"]["batch"] / 2000
+    encoder = spec["recipe"]["encoder"] if spec["kind"] == "pretrain" else spec["encoder"]
+    data = spec["recipe"]["data"] if spec["kind"] == "pretrain" else spec["data"]
+    tokens = (data["size"] // encoder["patch"]) ** 2 + 1
+    flops = 2 * tokens * encoder["depth"] * (12 * encoder["dim"] ** 2 + 2 * tokens * encoder["dim"])
+    if spec["kind"] == "pretrain":
+        schedule = spec["recipe"]["schedule"]
+        images = 3 * schedule["steps"] * schedule["batch"]
+    else:
+        settings, counts = spec["protocol"]["settings"], spec["counts"]
+        trained = (counts["labelled"] or 1000) * settings["epochs"] * 3 * len(settings["learning_rates"]) if "clip" in settings else 0
+        heavier = 2 if spec["kind"] == "segmentation" else 1
+        images = heavier * trained + sum(c or 1000 for c in counts.values())
+    return images * flops / FLOPS_PER_SECOND
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Roughly what the runs' weights will take: encoder in fp32, for a pre-training and for each fine-tuned rate."""
+    total = 0
+    for run in plan.runs.values():
+        if run.kind in ("linear_probe", "knn"):
+            continue
+        encoder = run.spec["recipe"]["encoder"] if run.kind == "pretrain" else run.spec.get("encoder", {"depth": 1, "dim": 64})
+        copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
+        total += copies * 4 * 12 * encoder["depth"] * encoder["dim"] ** 2
+    return total
+
+
+def with_seeds(grid: Grid, seeds: tuple[int, ...]) -> Grid:
+    return dataclasses.replace(grid, seeds=seeds)

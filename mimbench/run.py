@@ -1,0 +1,214 @@
+"""Carry out one run from its folder: what a job calls, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimbench import env
+from mimbench.config import DataConfig, EncoderConfig, ScheduleConfig, TokenizerTraining
+from mimbench.data.images import load
+from mimbench.data.loading import Keyed, batches
+from mimbench.data.sampling import BatchSampler, derive
+from mimbench.errors import Interrupted, RunFailed, UserError
+from mimbench.evals.common import Subject
+from mimbench.parts import Grid
+from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
+from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
+from mimbench.store import RunFolder, Store, sha256_file
+
+WEIGHTS = "weights.pt"
+
+
+def execute(store: Store, name: str, place: Place) -> str:
+    """done, taken (somebody else is at it), or an exception. Whatever happens, the folder tells it."""
+    folder = store.run(name)
+    claim = folder.claim() if place.rank == 0 else None
+    if place.rank == 0 and claim is None:
+        return "taken"
+    try:
+        return _attempt(store, folder, place)
+    finally:
+        if claim is not None:
+            claim.release()
+
+
+def _attempt(store: Store, folder: RunFolder, place: Place) -> str:
+    spec = folder.spec()
+    if folder.done() and has_weights(folder):
+        return "done"
+    if place.device.type == "cpu":
+        torch.set_num_threads(spec["threads"])
+    started = time.monotonic()
+    before = _elapsed_before(folder)
+    attempt = folder.begin_attempt({**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world})
+    try:
+        result, images = KINDS[spec["kind"]](store, folder, spec, place)
+        seconds = before + time.monotonic() - started
+        if place.rank == 0:
+            cost = {"seconds": round(seconds, 2), "images": images, "peak_memory_bytes": env.peak_memory(),
+                    "device": _device_name(place), "host": env.facts()["host"], "energy_joules": None}  # fmt: skip
+            folder.finish({"kind": spec["kind"], "version": spec["version"], **result}, cost)
+        return "done"
+    except Interrupted:
+        _note_elapsed(folder, before + time.monotonic() - started)
+        raise
+    except BaseException as error:
+        _note_elapsed(folder, before + time.monotonic() - started)
+        folder.fail(attempt, error)
+        raise
+
+
+def _elapsed_before(folder: RunFolder) -> float:
+    path = folder.work / "elapsed.json"
+    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+
+def _note_elapsed(folder: RunFolder, seconds: float) -> None:
+    folder.work.mkdir(parents=True, exist_ok=True)
+    (folder.work / "elapsed.json").write_text(json.dumps({"seconds": seconds}))
+
+
+def _device_name(place: Place) -> str:
+    return torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "cpu"
+
+
+# weights that pass from run to run
+
+
+def has_weights(folder: RunFolder) -> bool:
+    """A run that leaves weights is of use to its children only while they are there."""
+    return folder.kind not in ("tokenizer", "pretrain") or (folder.work / WEIGHTS).exists()
+
+
+def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
+    """A parent's weights, checked against the sha256 in its result; and what to record of it."""
+    parent = store.run(name)
+    path = parent.work / WEIGHTS
+    if not parent.done() or not path.exists():
+        raise RunFailed(f"the parent {name} has no weights yet; run the grid again, it will be run first")
+    recorded = parent.result()["weights_sha256"]
+    if sha256_file(path) != recorded:
+        raise UserError(f"{path}: is not the file its result.json speaks of (sha256 differs). Move {parent.path} away.")
+    return path, {"run": name, "weights_sha256": recorded}
+
+
+def _keep_weights(folder: RunFolder, state: dict[str, Any]) -> str:
+    path = folder.work / WEIGHTS
+    save_weights(state, path)
+    return sha256_file(path)
+
+
+# the kinds of run
+
+
+def train_tokenizer(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place) -> tuple[dict[str, Any], int]:
+    data, training = _data_config(spec["data"]), TokenizerTraining(**spec["training"])
+    side = data.size // spec["patch"]
+    grid = Grid(side, side, spec["patch"])
+    tokenizer = make_tokenizer(spec["tokenizer"], grid, spec["seed"])
+    images = load(data, "train", store.cache).head(data.images)
+    objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
+    seed = derive(spec["seed"], "tokenizer training")
+    stream = _stream(images, training, seed, place)
+    fit(objective, stream, training, folder.work, seed, place, curve=folder.path / "curve.csv")
+    tokenizer.eval()
+    held_out = load(data, "val", store.cache)
+    raw = held_out.plain(range(min(1000, len(held_out)))).to(place.device)
+    with torch.no_grad():
+        fitness = tokenizer.fitness({"raw": raw}, grid)
+    sha = _keep_weights(folder, {k: v.cpu() for k, v in tokenizer.state_dict().items()}) if place.rank == 0 else ""
+    metrics = {k: v for k, v in fitness.items() if isinstance(v, float)}
+    flags = [] if fitness["fit"] else [f"not fit as a tokenizer: {fitness['why']}"]
+    return {
+        "metrics": metrics, "values": {"fit": fitness["fit"], "why": fitness["why"]}, "flags": flags, "weights_sha256": sha,
+    }, training.steps * training.batch  # fmt: skip
+
+
+def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place) -> tuple[dict[str, Any], int]:
+    recipe = spec["recipe"]
+    data, schedule = _data_config(recipe["data"]), ScheduleConfig(**_tuples(recipe["schedule"]))
+    side = data.size // recipe["encoder"]["patch"]
+    tokenizer = make_tokenizer(recipe["tokenizer"], Grid(side, side, recipe["encoder"]["patch"]), spec["seed"])
+    parents = {}
+    if tokenizer.trained:
+        path, parents["tokenizer"] = parent_weights(store, spec["parents"]["tokenizer"])
+        tokenizer.load_state_dict(load_weights(path))
+    objective = make_pretraining(recipe, tokenizer, spec["seed"])
+    images = load(data, "train", store.cache).head(data.images)
+    seed = derive(spec["seed"], "pretraining")
+    curve = folder.path / "curve.csv"
+    fit(objective, _stream(images, schedule, seed, place), schedule, folder.work, seed, place, curve=curve)
+    state = {k: v.cpu() for k, v in objective.encoder.state_dict().items()}
+    sha = _keep_weights(folder, state) if place.rank == 0 else ""
+    last = curve.read_text().strip().rsplit("\n", 1)[-1].split(",")
+    return {
+        "metrics": {"loss": float(last[1])}, "values": {}, "flags": [], "parents": parents, "weights_sha256": sha,
+    }, schedule.steps * schedule.batch  # fmt: skip
+
+
+def evaluate(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place) -> tuple[dict[str, Any], int]:
+    weights, parents = None, {}
+    if "encoder" in spec["parents"]:
+        weights, parents["encoder"] = parent_weights(store, spec["parents"]["encoder"])
+    subject = Subject(
+        config=EncoderConfig(**spec["encoder"]), weights=weights, seed=spec["seed"], data=_data_config(spec["data"]),
+        segmentation_data=spec.get("segmentation_data", "shapes"), counts=spec["counts"], cache=store.cache, work=folder.work,
+    )  # fmt: skip
+    measured = _evaluator(spec["kind"])(subject, spec["protocol"]["settings"], place)
+    images = measured.pop("images", 0)
+    data = {"name": spec["data"]["name"], "fingerprint": _data_fingerprint(spec)}
+    return {"metric": spec["metric"], "protocol": spec["protocol"], "data": data, "parents": parents, **measured}, images
+
+
+def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str, Any]]:
+    """mmsegmentation takes seconds to import: only what is needed."""
+    import importlib
+
+    return importlib.import_module(f"mimbench.evals.{kind}").evaluate
+
+
+def _data_fingerprint(spec: dict[str, Any]) -> str:
+    from mimbench.store import fingerprint
+
+    return fingerprint({"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")})
+
+
+def _data_config(spec: dict[str, Any]) -> DataConfig:
+    fields = DataConfig.__dataclass_fields__
+    return DataConfig(**_tuples({k: v for k, v in spec.items() if k in fields}))
+
+
+def _tuples(spec: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+
+
+def _stream(images: Any, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place) -> Callable[[int], Any]:
+    def start_at(step: int) -> Any:
+        sampler = BatchSampler(len(images), schedule.batch, schedule.steps, seed, start=step, rank=place.rank, world=place.world)
+        return batches(Keyed(images, seed), sampler, workers=place.workers, pin=place.device.type == "cuda")
+
+    return start_at
+
+
+KINDS: dict[str, Callable[[Store, RunFolder, dict[str, Any], Place], tuple[dict[str, Any], int]]] = {
+    "tokenizer": train_tokenizer,
+    "pretrain": pretrain,
+    "finetune": evaluate,
+    "linear_probe": evaluate,
+    "knn": evaluate,
+    "segmentation": evaluate,
+}
+
+
+def default_place() -> Place:
+    """The first GPU that is visible, else the CPU."""
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    return Place(device=device)

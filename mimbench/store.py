@@ -1,0 +1,305 @@
+"""Every path and every file format under results/. State is which files exist; nothing is edited, only added.
+
+results/runs/<kind>-<12 hex>/   spec.json, claim-N, attempts/, failures/, curve.csv, result.json, cost.json, work/
+results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
+results/reports/<name>.<scale>/     derived, deletable
+results/cache/                      data sets made or prepared here, deletable
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mimbench.errors import UserError
+
+HEARTBEAT_SECONDS = 15
+DEAD_AFTER_SECONDS = 120  # of silence, where the process itself cannot be asked: another host
+RUN_NAME = re.compile(r"^[a-z_]+-[0-9a-f]{12}$")
+
+
+def canonical(value: Any) -> str:
+    """One text for one meaning: sorted keys, no spaces, floats as repr, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def fingerprint(value: Any) -> str:
+    """The first 12 hex digits of the sha256 of the canonical text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def run_name(spec: dict[str, Any]) -> str:
+    return f"{spec['kind']}-{fingerprint(spec)}"
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bool:
+    """Temp file in the same folder, fsync, rename. `once`: never replaces; False if the file was there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not once:
+            os.replace(temporary, path)
+            return True
+        try:
+            os.link(temporary, path)  # fails if the file exists, unlike rename
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
+    return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, or an error naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
+    return value
+
+
+def stamp() -> str:
+    """A file name that sorts by time and is unique over hosts and processes."""
+    now = time.time_ns()
+    clock = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+    return f"{clock}.{now % 10**9:09d}-{socket.gethostname()}-{os.getpid()}"
+
+
+@functools.cache
+def _machine() -> str:
+    """This host and this process namespace: only here does a pid mean anything."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        namespace = boot = ""
+    return f"{socket.gethostname()}:{boot}:{namespace}"
+
+
+def _process_start(pid: int) -> str | None:
+    """The start time of a live process, so that a pid used again is not taken for its predecessor."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+class Claim:
+    """Who is at a run now. Held by creating the next `claim-N` exclusively; kept alive by its modification time.
+
+    A dead claim is taken over by creating `claim-(N+1)`, which only one process can: no lock, no rename race.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.path = folder / f"claim-{number}"
+        self._stop = threading.Event()
+        self.lost = False
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="mimbench-heartbeat")
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            numbers = _claim_numbers(self.path.parent)
+            if not numbers or f"claim-{numbers[-1]}" != self.path.name:
+                self.lost = True  # we were silent too long and somebody took over
+                return
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def release(self) -> None:
+        self._stop.set()
+        if not self.lost:
+            self.path.unlink(missing_ok=True)
+
+
+def _claim_numbers(folder: Path) -> list[int]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(int(n[6:]) for n in names if n.startswith("claim-") and n[6:].isdigit())
+
+
+class RunFolder:
+    """One run: a folder named by what it computes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.work = path / "work"
+
+    @property
+    def kind(self) -> str:
+        return self.name.rpartition("-")[0]
+
+    # what it computes
+
+    def create(self, spec: dict[str, Any]) -> None:
+        """Write the spec down, once. A folder with another spec under this name stops everything."""
+        path = self.path / "spec.json"
+        if not path.exists() and write_json(path, spec, once=True):
+            return
+        if canonical(read_json(path)) != canonical(spec):
+            raise UserError(f"{path}: holds another spec than the one its name stands for. Move the folder away.")
+
+    def spec(self) -> dict[str, Any]:
+        spec = read_json(self.path / "spec.json")
+        if run_name(spec) != self.name:
+            raise UserError(f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {run_name(spec)}).")
+        return spec
+
+    # how far it is
+
+    def done(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        return read_json(self.path / "result.json")
+
+    def cost(self) -> dict[str, Any] | None:
+        path = self.path / "cost.json"
+        return read_json(path) if path.exists() else None
+
+    def state(self) -> str:
+        """done, running, failed, stopped (attempted, not finished, nobody at it) or planned."""
+        if self.done():
+            return "done"
+        if self.claimed():
+            return "running"
+        attempts = self._names("attempts")
+        if attempts and attempts[-1] in self._names("failures"):
+            return "failed"
+        return "stopped" if attempts else "planned"
+
+    def last_failure(self) -> dict[str, Any] | None:
+        names = self._names("failures")
+        return read_json(self.path / "failures" / names[-1]) if names else None
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(n for n in os.listdir(self.path / folder) if n.endswith(".json"))
+        except FileNotFoundError:
+            return []
+
+    # who is at it
+
+    def claimed(self) -> bool:
+        """Somebody alive is at it."""
+        numbers = _claim_numbers(self.path)
+        return bool(numbers) and self._alive(numbers[-1])
+
+    def _alive(self, number: int) -> bool:
+        path = self.path / f"claim-{number}"
+        try:
+            age = time.time() - path.stat().st_mtime
+            owner = json.loads(path.read_text() or "{}")
+        except (OSError, json.JSONDecodeError):
+            return path.exists() and time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
+        if owner.get("machine") == _machine():
+            return _process_start(owner["pid"]) == owner["start"]
+        return age < DEAD_AFTER_SECONDS
+
+    def claim(self) -> Claim | None:
+        """Take the run, or None if it is taken."""
+        numbers = _claim_numbers(self.path)
+        if numbers and self._alive(numbers[-1]):
+            return None
+        number = numbers[-1] + 1 if numbers else 0
+        pid = os.getpid()
+        owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
+                 "job": os.environ.get("SLURM_JOB_ID")}  # fmt: skip
+        if not write_json(self.path / f"claim-{number}", owner, once=True):
+            return None
+        for old in numbers:
+            (self.path / f"claim-{old}").unlink(missing_ok=True)
+        return Claim(self.path, number)
+
+    def claim_owner(self) -> dict[str, Any] | None:
+        numbers = _claim_numbers(self.path)
+        try:
+            return read_json(self.path / f"claim-{numbers[-1]}") if numbers else None
+        except (OSError, UserError):
+            return None
+
+    # what it leaves
+
+    def begin_attempt(self, facts: dict[str, Any]) -> str:
+        name = stamp()
+        write_json(self.path / "attempts" / f"{name}.json", facts)
+        return name
+
+    def fail(self, attempt: str, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        record = {"type": type(error).__name__, "message": str(error), "traceback": text}
+        write_json(self.path / "failures" / f"{attempt}.json", record)
+
+    def finish(self, result: dict[str, Any], cost: dict[str, Any]) -> None:
+        """The cost first: once the result is there, the run is done and nobody comes back."""
+        write_json(self.path / "cost.json", cost)
+        write_json(self.path / "result.json", result, once=True)
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.runs = self.root / "runs"
+        self.cache = self.root / "cache"
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.runs / name)
+
+    def all_runs(self) -> Iterator[RunFolder]:
+        """Every run folder; a folder whose name is no run's is not ours to judge and is passed over."""
+        if self.runs.is_dir():
+            for entry in sorted(os.scandir(self.runs), key=lambda e: e.name):
+                if RUN_NAME.match(entry.name):
+                    yield RunFolder(Path(entry.path))
+
+    def check_writable(self) -> None:
+        """Fail before any compute if results cannot be written."""
+        probe = self.runs / f".probe-{os.getpid()}"
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"{self.root}: results cannot be written there ({error.strerror}).") from error
+
+    def grid_path(self, name: str, scale: str) -> Path:
+        return self.root / "grids" / f"{name}.{scale}.json"
+
+    def report_folder(self, name: str, scale: str) -> Path:
+        return self.root / "reports" / f"{name}.{scale}"
+
+    def grids(self) -> list[dict[str, Any]]:
+        folder = self.root / "grids"
+        return [read_json(p) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []

@@ -1,0 +1,1 @@
+"""Launching on SLURM through submitit. Imported as `mimbench.slurm`."""
