@@ -132,6 +132,7 @@ class Grid:
     seeds: tuple[int, ...]
     protocols: tuple[str, ...]
     threads: int
+    row_names: tuple[str, ...]  # all of the file, also those that --only leaves out
     rows: tuple[Row, ...]
     evaluation: Evaluation
 
@@ -276,8 +277,12 @@ def load_grid(
     settings = [_parse_set(s) for s in sets]
     overrides = {k.partition(".")[2]: v for k, v in settings if k.startswith("protocols.")}
     recipe_sets = [(k, v) for k, v in settings if not k.startswith("protocols.")]
-    rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in _expand(raw, path))
-    rows = _select(rows, only, path)
+    expanded = _expand(raw, path)
+    names = tuple(row["name"] for row, _ in expanded)
+    for name in only:
+        if name not in names:
+            raise unknown(f"{path}: --only", "row", name, names)
+    rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in expanded)
     protocols = coerce(tuple[str, ...], raw.get("protocols", []), f"{path}: protocols")
     return Grid(
         name=coerce(str, raw.get("name", path.stem), f"{path}: name"),
@@ -286,12 +291,13 @@ def load_grid(
         config=name,
         scale=scale_name,
         scale_note=coerce(str, scale_raw.get("note", ""), f"{scale_path}: note").strip(),
-        reference=_reference(raw, rows, path),
-        primary=_primary(raw, rows, protocols, path),
+        reference=_reference(raw, names, path),
+        primary=_primary(raw, names, protocols, path),
         seeds=_seeds(raw, seeds, path),
         protocols=protocols,
         threads=coerce(int, scale_raw.get("threads", 1), f"{scale_path}: threads"),
-        rows=rows,
+        row_names=names,
+        rows=tuple(row for row in rows if not only or row.name in only),
         evaluation=_evaluation(scale_raw, scale_path, overrides),
     )
 
@@ -505,31 +511,22 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
     return Evaluation(data, coerce(str, raw.get("segmentation_data", data.name), f"{path}: evaluation"), **counts, overrides=nested)
 
 
-def _select(rows: tuple[Row, ...], only: tuple[str, ...], path: Path) -> tuple[Row, ...]:
-    names = [r.name for r in rows]
-    for name in only:
-        if name not in names:
-            raise unknown(f"{path}: --only", "row", name, names)
-    return tuple(r for r in rows if not only or r.name in only)
-
-
-def _reference(raw: dict[str, Any], rows: tuple[Row, ...], path: Path) -> str:
-    name = coerce(str, raw.get("reference", rows[0].name), f"{path}: reference")
-    everything = [r["name"] for r, _ in _expand(raw, path)]
-    if name not in everything:
-        raise unknown(f"{path}: reference", "row", name, everything)
+def _reference(raw: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
+    name = coerce(str, raw.get("reference", names[0]), f"{path}: reference")
+    if name not in names:
+        raise unknown(f"{path}: reference", "row", name, names)
     return name
 
 
-def _primary(raw: dict[str, Any], rows: tuple[Row, ...], protocols: tuple[str, ...], path: Path) -> dict[str, str] | None:
+def _primary(raw: dict[str, Any], names: tuple[str, ...], protocols: tuple[str, ...], path: Path) -> dict[str, str] | None:
+    """The one comparison with the reference that is named beforehand."""
     primary = raw.get("primary")
     if primary is None:
         return None
     if not isinstance(primary, dict) or set(primary) != {"row", "protocol"}:
         raise UserError(f"{path}: primary: must be written {{row: NAME, protocol: NAME}}.")
-    everything = [r["name"] for r, _ in _expand(raw, path)]
-    if primary["row"] not in everything:
-        raise unknown(f"{path}: primary.row", "row", str(primary["row"]), everything)
+    if primary["row"] not in names:
+        raise unknown(f"{path}: primary.row", "row", str(primary["row"]), names)
     if primary["protocol"] not in protocols:
         raise unknown(f"{path}: primary.protocol", "protocol", str(primary["protocol"]), protocols)
     return {"row": primary["row"], "protocol": primary["protocol"]}

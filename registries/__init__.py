@@ -4,7 +4,9 @@ import importlib
 import pkgutil
 
 if __name__ != "mimbench.registries":
-    raise ImportError("import this package as `mimbench.registries`: under another name every part would register twice")
+    raise ImportError(
+        "import this package as `mimbench.registries`: under another name every part would register twice"
+    )
 
 KINDS = ("tokenizers", "maskers", "losses", "decoders")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mimbench import compat as compat  # isort: skip (before mmseg)
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import ADE20KDataset
 from PIL import Image

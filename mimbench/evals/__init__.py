@@ -1,0 +1,1 @@
+from mimbench import compat as compat  # before mmseg

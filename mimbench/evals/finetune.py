@@ -65,7 +65,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
         return model
 
     return sweep(
-        subject, settings, place, train_one,
+        subject, settings, place, train_one, images=images_seen(settings, len(train)),
         validate=lambda model: accuracy(model, val, place.device, bf16),
         test=lambda model: {"accuracy": accuracy(model, test, place.device, bf16)},
     )  # fmt: skip
@@ -81,6 +81,11 @@ def schedule_of(settings: dict[str, Any], rate: float, images: int) -> ScheduleC
     )  # fmt: skip
 
 
+def images_seen(settings: dict[str, Any], images: int) -> int:
+    schedule = schedule_of(settings, 1.0, images)
+    return schedule.steps * schedule.batch
+
+
 def layer_decay(encoder: Encoder, decay: float) -> Callable[[str], float]:
     """Learning rates fall by `decay` a block from the head down: a rule, so that encoders of any depth share it."""
 
@@ -93,7 +98,7 @@ def layer_decay(encoder: Encoder, decay: float) -> Callable[[str], float]:
 
 def sweep(
     subject: Subject, settings: dict[str, Any], place: Place, train_one: Callable[[float, str], Any],
-    *, validate: Callable[[Any], float], test: Callable[[Any], dict[str, Any]],
+    *, images: int, validate: Callable[[Any], float], test: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Train with every learning rate, choose on held-out images, test the chosen one, once."""
     rates, by_lr, best = settings["learning_rates"], {}, None
@@ -113,6 +118,7 @@ def sweep(
         "metrics": tested,
         "values": {"chosen": {"lr": best[0]}, "by_lr": by_lr, **detail},
         "flags": at_edge("learning rate", best[0], rates),
+        "images": images * len(rates),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
+from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
 from mmseg.evaluation import IoUMetric
 from mmseg.models import CrossEntropyLoss, EncoderDecoder, FCNHead, Feature2Pyramid, SegDataPreProcessor, UPerHead
@@ -23,7 +25,7 @@ from mimbench.data.loading import batches
 from mimbench.data.sampling import BatchSampler, derive
 from mimbench.errors import UserError
 from mimbench.evals.common import Subject
-from mimbench.evals.finetune import layer_decay, schedule_of, sweep
+from mimbench.evals.finetune import images_seen, layer_decay, schedule_of, sweep
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, Place, fit
 
@@ -59,6 +61,7 @@ class Segmenter(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "segmentation head"))
             self.model = _upernet(encoder.dim, classes, settings, size)
+            MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights logs every parameter
             self.model.init_weights()
         self.model.backbone = Backbone(encoder)
 
@@ -83,7 +86,7 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
         data_preprocessor={"type": SegDataPreProcessor, "mean": [255 * v for v in MEAN], "std": [255 * v for v in STD],
                            "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255, "size": (size, size)},
         backbone={"type": _Placeholder},
-        neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": [4, 2, 1, 0.5], "norm_cfg": norm},
+        neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
         decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
                      "channels": settings["channels"], **head,
                      "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 1.0}},
@@ -135,7 +138,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
 
     bf16 = settings["precision"] == "bf16"
     return sweep(
-        subject, settings, place, train_one,
+        subject, settings, place, train_one, images=images_seen(settings, len(train)),
         validate=lambda model: measure(model, splits["val"], place.device, bf16)["miou"],
         test=lambda model: _with_detail(measure(model, splits["test"], place.device, bf16)),
     )  # fmt: skip
@@ -158,7 +161,7 @@ def _root(subject: Subject) -> Path:
 def measure(model: Segmenter, dataset: Any, device: torch.device, bf16: bool) -> dict[str, Any]:
     """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in per cent."""
     network = model.model.eval()
-    metric = IoUMetric(iou_metrics=["mIoU"])
+    metric = IoUMetric(iou_metrics=["mIoU"], prefix="test")
     metric.dataset_meta = dataset.metainfo
     for start in range(0, len(dataset), BATCH):
         batch = pseudo_collate([dataset[i] for i in range(start, min(start + BATCH, len(dataset)))])
@@ -174,7 +177,7 @@ def measure(model: Segmenter, dataset: Any, device: torch.device, bf16: bool) ->
     names = dataset.metainfo["classes"]
     return {
         "miou": float(np.nanmean(per_class)),
-        "mean_accuracy": float(summary["mAcc"]),
-        "pixel_accuracy": float(summary["aAcc"]),
+        "mean_accuracy": float(summary["test/mAcc"]),
+        "pixel_accuracy": float(summary["test/aAcc"]),
         "per_class": {n: None if np.isnan(v) else float(v) for n, v in zip(names, per_class, strict=True)},
     }

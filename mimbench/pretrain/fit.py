@@ -259,6 +259,10 @@ class BenchRunner(Runner):
         logger.setLevel(logging.WARNING)
         return logger
 
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Only where TensorBoard is asked for: it costs most of a second of importing matplotlib."""
+        return None if visualizer is None else super().build_visualizer(visualizer)
+
     def dump_config(self) -> None:
         """Not here: spec.json is the config."""
 
@@ -305,7 +309,7 @@ def fit(
 def _runner(
     trainee: Trainee, optimizer: torch.optim.Optimizer, stream: Any, schedule: Any, folder: Path, checkpoint: Path, curve: Path
 ) -> Runner:
-    backends = [{"type": "TensorboardVisBackend"}] if trainee.place.tensorboard else None
+    tensorboard = {"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]}
     unused = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     return BenchRunner(
         model=trainee,
@@ -315,7 +319,7 @@ def _runner(
         optim_wrapper=OptimWrapper(optimizer),
         default_hooks=dict.fromkeys(unused),
         custom_hooks=[ScheduleHook(), CurveHook(curve), CheckpointHook(checkpoint)],
-        visualizer={"type": "Visualizer", "vis_backends": backends},
+        visualizer=tensorboard if trainee.place.tensorboard else None,
         experiment_name=f"{folder.parent.name}-{folder.name}-{time.monotonic_ns()}",
     )
 

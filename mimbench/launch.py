@@ -1,0 +1,234 @@
+"""Plan -> this machine: up to N runs at a time in processes of their own, seed by seed, parents first.
+
+Every process is forked from one warmed-up server, so that the seconds of importing torch and mmseg are paid once. The
+launcher keeps no state: it reads the folders, so it may be killed and started again, or run twice at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from mimbench.errors import UserError
+from mimbench.plan import Plan, Planned
+from mimbench.store import RunFolder, Store, read_json, write_json
+
+EXIT_DONE, EXIT_FAILED, EXIT_TAKEN, EXIT_STOPPED = 0, 1, 75, 130  # of the process of a run
+POLL_SECONDS = 0.1
+LOOK_SECONDS = 2.0  # between looks at runs that another process is at
+
+
+class Watcher(Protocol):
+    """Told of what happens: a terminal display, or plain lines."""
+
+    def started(self, run: Planned) -> None: ...
+    def ended(self, run: Planned, outcome: str, seconds: float) -> None: ...
+    def tick(self, running: dict[str, Path]) -> None: ...
+
+
+@dataclass
+class Outcome:
+    done: int = 0
+    failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)  # their parents failed
+    interrupted: bool = False
+
+
+@dataclass
+class _Child:
+    run: Planned
+    process: ForkServerProcess
+    started: float
+    slot: int
+
+
+def process_count(wanted: int | None) -> int:
+    """One process a GPU, or one a core."""
+    import torch
+
+    if torch.cuda.is_available():
+        return min(wanted or torch.cuda.device_count(), torch.cuda.device_count())
+    return wanted or len(os.sched_getaffinity(0))
+
+
+class Local:
+    """Carries out a plan on this machine."""
+
+    def __init__(self, store: Store, plan: Plan, processes: int, watcher: Watcher, *, options: dict[str, Any] | None = None) -> None:
+        self.store, self.plan, self.watcher = store, plan, watcher
+        self.processes, self.options = processes, options or {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["mimbench.job"])
+        self.children: list[_Child] = []
+        self.outcome = Outcome()
+        self.waiting: dict[str, Planned] = {}
+        self.asked_to_stop = 0
+        self._looked: dict[str, float] = {}
+
+    def run(self, on_progress: Callable[[], None] = lambda: None) -> Outcome:
+        """Until everything wanted is done, failed or blocked. `on_progress` is called after each run that ends."""
+        self.waiting = wanted(self.plan, self.store)
+        previous = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
+        try:
+            while self.waiting or self.children:
+                self._start_what_can()
+                if self._reap():
+                    on_progress()
+                if self.asked_to_stop and not self.children:
+                    self.outcome.interrupted = True
+                    break
+                self.watcher.tick({c.run.name: self.store.run(c.run.name).work for c in self.children})
+                time.sleep(POLL_SECONDS)
+        finally:
+            for child in self.children:
+                child.process.kill()
+            signal.signal(signal.SIGINT, previous[0])
+            signal.signal(signal.SIGTERM, previous[1])
+        return self.outcome
+
+    def _interrupt(self, *_: Any) -> None:
+        """First: every run finishes its step, saves and stops. Second: now."""
+        self.asked_to_stop += 1
+        for child in self.children:
+            if self.asked_to_stop == 1:
+                child.process.terminate()
+            else:
+                child.process.kill()
+        words = "stopping after this step; once more to stop now" if self.asked_to_stop == 1 else "stopped"
+        print(f"\n{words}", file=sys.stderr, flush=True)
+
+    def _start_what_can(self) -> None:
+        if self.asked_to_stop:
+            return
+        for name, run in list(self.waiting.items()):
+            if len(self.children) >= self.processes:
+                return
+            lost = [p for p in run.parents if p in self.outcome.failed or p in self.outcome.blocked]
+            if lost:
+                del self.waiting[name]
+                self.outcome.blocked.append(name)
+            elif not any(p in self.waiting or self._is_running(p) for p in run.parents):
+                self._start(run)
+
+    def _is_running(self, name: str) -> bool:
+        return any(c.run.name == name for c in self.children)
+
+    def _start(self, run: Planned) -> None:
+        if time.monotonic() - self._looked.get(run.name, -LOOK_SECONDS) < LOOK_SECONDS:
+            return
+        folder = self.store.run(run.name)
+        if folder.claimed():  # another launcher is at it: look again later
+            self._looked[run.name] = time.monotonic()
+            return
+        del self.waiting[run.name]
+        if folder.done():  # by another launcher, meanwhile
+            self.outcome.done += 1
+            return
+        slot = next(i for i in range(self.processes) if all(c.slot != i for c in self.children))
+        arguments = (str(self.store.root), run.name, slot, self.options)
+        process = self.context.Process(target=_child, args=arguments, name=run.name)
+        process.start()
+        self.children.append(_Child(run, process, time.monotonic(), slot))
+        self.watcher.started(run)
+
+    def _reap(self) -> bool:
+        ended = [c for c in self.children if c.process.exitcode is not None]
+        for child in ended:
+            self.children.remove(child)
+            self._settle(child)
+        return bool(ended)
+
+    def _settle(self, child: _Child) -> None:
+        run, seconds, code = child.run, time.monotonic() - child.started, child.process.exitcode
+        folder = self.store.run(run.name)
+        if folder.done():
+            self.outcome.done += 1
+            self.watcher.ended(run, "done", seconds)
+        elif code == EXIT_TAKEN:
+            self.waiting = {run.name: run, **self.waiting}
+            self._looked[run.name] = time.monotonic()
+        elif code == EXIT_STOPPED or self.asked_to_stop:
+            self.watcher.ended(run, "stopped", seconds)
+            if not self.asked_to_stop:
+                self.waiting = {run.name: run, **self.waiting}
+        else:
+            if folder.state() != "failed":
+                _record_death(folder, code)
+            self.outcome.failed.append(run.name)
+            self.watcher.ended(run, "failed", seconds)
+
+
+def _child(root: str, name: str, slot: int, options: dict[str, Any]) -> None:
+    from mimbench.job import main
+
+    sys.exit(main(root, name, slot, options))
+
+
+def _record_death(folder: RunFolder, code: int | None) -> None:
+    """A process that was killed or crashed leaves no word of its own."""
+    attempts = sorted((folder.path / "attempts").glob("*.json"))
+    name = attempts[-1].name if attempts else "never-started.json"
+    what = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
+    message = f"the process ended with {what} and left no result; see {folder.work / 'log.txt'}"
+    write_json(folder.path / "failures" / name, {"type": "ProcessDied", "message": message, "traceback": ""})
+
+
+def wanted(plan: Plan, store: Store) -> dict[str, Planned]:
+    """What is not done, in order; and done parents whose weights are gone although a child still needs them."""
+    needed = {name for name, run in plan.runs.items() if not store.run(name).done()}
+    for name, run in reversed(plan.runs.items()):
+        if name in needed:
+            for parent in run.parents:
+                if not (store.run(parent).work / "weights.pt").exists():
+                    needed.add(parent)
+    return {name: run for name, run in plan.runs.items() if name in needed}
+
+
+def prepare(plan: Plan, store: Store) -> None:
+    """Write down what will be computed. A folder holding something else under a name stops everything here."""
+    store.check_writable()
+    for run in plan.runs.values():
+        folder = store.run(run.name)
+        folder.create(run.spec)
+        if folder.done():
+            folder.result()  # a corrupt one is named now, not in the report
+    merge_record(plan, store)
+
+
+def merge_record(plan: Plan, store: Store) -> None:
+    """The grid's record. Seeds and rows of an earlier call stay in it, as long as they still mean the same."""
+    record, path = plan.record(), store.grid_path(plan.grid.name, plan.grid.scale)
+    if path.exists():
+        old = read_json(path)
+        if [c["fingerprint"] for c in old["columns"]] == [c["fingerprint"] for c in record["columns"]]:
+            rows = {row["name"]: row for row in old["rows"]}
+            for row in record["rows"]:
+                rows[row["name"]] = _merged(row, rows.get(row["name"]))
+            record["rows"] = [rows[name] for name in plan.grid.row_names if name in rows]
+            record["seeds"] = sorted({int(seed) for row in record["rows"] for seed in row["runs"]})
+    write_json(path, record)
+
+
+def _merged(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
+    if old is None or any(old["runs"].get(seed, runs) != runs for seed, runs in row["runs"].items()):
+        return row
+    return {**row, "runs": {**old["runs"], **row["runs"]}}
+
+
+def check_not_foreign(store: Store) -> list[str]:
+    """Folders under runs/ that hold no readable spec, for a warning."""
+    strange = []
+    for folder in store.all_runs():
+        try:
+            folder.spec()
+        except (UserError, OSError) as error:
+            strange.append(str(error))
+    return strange

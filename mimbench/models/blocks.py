@@ -1,0 +1,34 @@
+"""Pieces that several parts build from."""
+
+import functools
+
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.Module:
+    """A pre-norm ViT block as BEiT and MAE have it: query, key and value with bias, LayerNorm epsilon 1e-6."""
+    norm = functools.partial(nn.LayerNorm, eps=1e-6)
+    return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+
+
+class ConvBlock(nn.Module):
+    """A residual block of a 3x3 and a 1x1 convolution, without normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)
+
+
+def patchify(images: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, C, H, W) -> (B, rows * columns, p * q * C): pixels in the order row, column, channel, as MAE's."""
+    batch, channels, height, width = images.shape
+    if height % rows or width % columns:
+        raise ValueError(f"an image of {height} x {width} pixels cannot be cut into {rows} x {columns} patches.")
+    x = images.reshape(batch, channels, rows, height // rows, columns, width // columns)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)

@@ -1,0 +1,21 @@
+"""Fixed position embeddings."""
+
+import torch
+from torch import Tensor
+
+
+def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
+    """MAE's 2-D sine-cosine embedding, (rows * columns, dim); with `cls`, a row of zeros before it.
+
+    The first half of the channels encodes the column, the second the row; each half is [sine | cosine] of the index
+    times dim / 4 frequencies from 1 down towards 1/10000.
+    """
+    if dim % 4:
+        raise ValueError(f"sine-cosine positions need a dimension divisible by 4, not {dim}.")
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    halves = [index.reshape(-1, 1) * frequencies for index in (column, row)]  # (N, dim / 4) each
+    embedding = torch.cat([f(angles) for angles in halves for f in (torch.sin, torch.cos)], dim=1)
+    if cls:
+        embedding = torch.cat([embedding.new_zeros(1, dim), embedding])
+    return embedding.float()

@@ -1,0 +1,156 @@
+"""A grid and its runs, read from the store once; what is missing or unreadable is kept as such, never an exception."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimbench.errors import UserError, unknown
+from mimbench.store import RunFolder, Store, read_json
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run's folder says."""
+
+    folder: Path
+    state: str  # done, running, failed, stopped, planned, or unreadable
+    spec: dict[str, Any] | None
+    result: dict[str, Any] | None  # of a run that is done
+    cost: dict[str, Any] | None
+    attempts: dict[str, dict[str, Any]]  # by file name, which begins with the time
+    problem: str  # the failure's message, or what could not be read
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        return self.name.rpartition("-")[0]
+
+
+@dataclass(frozen=True)
+class Column:
+    protocol: str
+    label: str
+    metric: str
+    unit: str
+    fingerprint: str | None
+
+    @property
+    def heading(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    label: str
+    description: str
+    paper: dict[str, Any] | None
+    runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid as last planned, with the records of its runs."""
+
+    name: str
+    scale: str
+    title: str
+    note: str
+    config: str
+    base: str
+    primary: tuple[str, str] | None  # the one comparison named beforehand: row, protocol
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    records: dict[str, Record]
+
+    @property
+    def base_row(self) -> Row:
+        return next(row for row in self.rows if row.name == self.base)
+
+    def runs(self, row: Row, kind: str) -> dict[int, Record]:
+        """The runs of a row by seed; seeds for which none is planned are left out."""
+        named = {seed: row.runs.get(seed, {}).get(kind) for seed in self.seeds}
+        return {seed: self.records[name] for seed, name in named.items() if name}
+
+    def kinds(self) -> list[str]:
+        """In the order of the work: what comes before the evaluations first, then the columns."""
+        protocols = [column.protocol for column in self.columns]
+        found = [kind for row in self.rows for runs in row.runs.values() for kind in runs]
+        earlier = [kind for kind in dict.fromkeys(found) if kind not in protocols]
+        order = {"tokenizer": 0, "pretrain": 1}
+        return sorted(earlier, key=lambda kind: order.get(kind, 2)) + [p for p in protocols if p in found]
+
+
+def read_grid(store: Store, name: str, scale: str) -> Grid:
+    """The grid and every record that it names."""
+    path = store.grid_path(name, scale)
+    if not path.exists():
+        known = [f"{grid.get('name')}.{grid.get('scale')}" for grid in store.grids()]
+        raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
+    raw = read_json(path)
+    try:
+        columns = tuple(
+            Column(c["protocol"], c.get("label") or c["protocol"], c["metric"], c.get("unit", ""), c.get("fingerprint"))
+            for c in raw["columns"]
+        )
+        rows = tuple(_row(row) for row in raw["rows"])
+        primary = (raw["primary"]["row"], raw["primary"]["protocol"]) if raw.get("primary") else None
+        names = sorted({run for row in rows for runs in row.runs.values() for run in runs.values()})
+        grid = Grid(raw["name"], raw["scale"], raw["title"], raw.get("note", ""), raw.get("config", ""), raw["base"],
+                    primary, tuple(raw["seeds"]), columns, rows,
+                    {run: _read_run(store.run(run), columns) for run in names})  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a grid ({type(error).__name__}: {error}). Plan the grid again.") from error
+    row_names = [row.name for row in rows]
+    if grid.base not in row_names:
+        raise unknown(f"{path}: base", "row", grid.base, row_names)
+    if primary and primary[0] not in row_names:
+        raise unknown(f"{path}: primary.row", "row", primary[0], row_names)
+    return grid
+
+
+def _row(raw: dict[str, Any]) -> Row:
+    runs = {int(seed): dict(kinds) for seed, kinds in raw["runs"].items()}
+    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description", ""), raw.get("paper"), runs)
+
+
+def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
+    state, problems = folder.state(), []
+    spec = result = cost = None
+    attempts: dict[str, dict[str, Any]] = {}
+    try:
+        spec = read_json(folder.path / "spec.json") if (folder.path / "spec.json").exists() else None
+        cost = folder.cost()
+        for path in sorted((folder.path / "attempts").glob("*.json")):
+            attempts[path.name] = read_json(path)
+    except UserError as error:
+        problems.append(str(error))
+    try:
+        if state == "done":
+            result = _checked(folder, columns)
+        elif state == "failed" and (failure := folder.last_failure()):
+            problems.append(f"{failure.get('type')}: {failure.get('message')}")
+    except UserError as error:
+        state = "unreadable" if state == "done" else state
+        problems.append(str(error))
+    here = f"{folder.path.parent.parent}/"  # said relative to the results folder: a report may be read elsewhere
+    return Record(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
+
+
+def _checked(folder: RunFolder, columns: tuple[Column, ...]) -> dict[str, Any]:
+    """The result; an evaluation's must hold a finite number under the metric that it names."""
+    result = folder.result()
+    if any(folder.kind == column.protocol for column in columns):
+        metrics, metric = result.get("metrics"), result.get("metric")
+        value = metrics.get(metric) if isinstance(metrics, dict) else None
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            path = folder.path / "result.json"
+            raise UserError(f"{path}: metrics.{metric} is no finite number. Move it away to have the run done again.")
+    return result

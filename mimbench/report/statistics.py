@@ -1,0 +1,115 @@
+"""What a few seeds allow to say: means, t-intervals, paired tests, Holm's adjustment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+CONFIDENCE = 0.95
+LEVEL = 0.05
+ONE_SEED = "one seed: no interval"
+ONE_PAIR = "one seed: no test"
+IDENTICAL = "identical over seeds: no interval"
+CONSTANT = "the same difference in every seed: no test"
+NOT_TOLD_APART = "not told apart"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over seeds, never over images."""
+
+    n: int
+    mean: float
+    sd: float | None = None  # ddof 1
+    low: float | None = None  # the 95 % t-interval
+    high: float | None = None
+    reason: str = ""  # why there is no interval
+
+    @property
+    def half(self) -> float | None:
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row minus base over the seeds that both have."""
+
+    n: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None  # two-sided paired t-test
+    p_holm: float | None = None  # None for the primary comparison, which is tested as it stands
+    primary: bool = False
+    verdict: str = NOT_TOLD_APART  # higher, lower, not told apart, or why no test was made
+    differences: tuple[tuple[int, float], ...] = ()  # by seed
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean, spread and interval; without an interval where the seeds cannot give one."""
+    ordered = sorted(values)  # so that the order of the seeds cannot move the last bit
+    n = len(ordered)
+    mean = math.fsum(ordered) / n
+    if n == 1:
+        return Summary(1, mean, reason=ONE_SEED)
+    if _constant(ordered, ordered):
+        return Summary(n, mean, 0.0, reason=IDENTICAL)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / (n - 1))
+    low, high, _ = _t_test(ordered)
+    return Summary(n, mean, sd, low, high)
+
+
+def compare(values: Mapping[int, float], base: Mapping[int, float]) -> Comparison | None:
+    """The paired test of a row against the base; no verdict yet. None where they share no seed."""
+    seeds = sorted(set(values) & set(base))
+    if not seeds:
+        return None
+    by_seed = tuple((seed, values[seed] - base[seed]) for seed in seeds)
+    ordered = sorted(difference for _, difference in by_seed)
+    difference = math.fsum(ordered) / len(ordered)
+    if len(seeds) == 1:
+        return Comparison(1, difference, verdict=ONE_PAIR, differences=by_seed)
+    # Equal differences in every seed (seen where a metric counts few images) would give p = 0 from no evidence.
+    if _constant(ordered, [*values.values(), *base.values()]):
+        return Comparison(len(seeds), difference, verdict=CONSTANT, differences=by_seed)
+    low, high, p = _t_test(ordered)
+    return Comparison(len(seeds), difference, low, high, p, differences=by_seed)
+
+
+def judge(comparisons: Mapping[str, Comparison], primary: str | None, family: int) -> dict[str, Comparison]:
+    """The verdicts of one column, by row. `family`: comparisons planned in it beside the primary one."""
+    adjusted = holm({row: c.p for row, c in comparisons.items() if c.p is not None and row != primary}, family)
+    judged = {}
+    for row, comparison in comparisons.items():
+        p_holm = adjusted.get(row)
+        decisive = comparison.p if row == primary else p_holm
+        verdict = comparison.verdict
+        if decisive is not None and decisive < LEVEL:
+            verdict = "higher" if comparison.difference > 0 else "lower"
+        judged[row] = replace(comparison, p_holm=p_holm, primary=row == primary, verdict=verdict)
+    return judged
+
+
+def holm(p_values: Mapping[str, float], family: int | None = None) -> dict[str, float]:
+    """Holm's step-down adjustment. A family larger than the values counts those that could not be tested yet."""
+    count = max(family or 0, len(p_values))
+    adjusted: dict[str, float] = {}
+    running = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
+        running = max(running, min(1.0, (count - rank) * p))
+        adjusted[name] = running
+    return adjusted
+
+
+def _constant(values: Sequence[float], scale: Sequence[float]) -> bool:
+    """Equal but for rounding: 61.3 - 60.3 and 62.3 - 61.3 differ in the last bit."""
+    return max(values) - min(values) <= 1e-9 * max(abs(value) for value in scale)
+
+
+def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
+    from scipy import stats
+
+    test = stats.ttest_1samp(values, 0.0)
+    interval = test.confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high), float(test.pvalue)

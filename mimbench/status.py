@@ -1,0 +1,32 @@
+"""How far the runs of every grid are, read from their folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mimbench.store import Store
+
+STATES = ("done", "running", "failed", "stopped", "planned")
+
+
+def status_lines(store: Store) -> Iterator[str]:
+    """A table a grid, kinds down and states across; then the failures, each with its reason."""
+    grids = store.grids()
+    if not grids:
+        yield f"{store.root}: no grid was run there yet."
+    for grid in grids:
+        names = {run for row in grid["rows"] for runs in row["runs"].values() for run in runs.values()}
+        states = {name: store.run(name).state() for name in sorted(names)}
+        counts = Counter((store.run(n).kind, s) for n, s in states.items())
+        yield f"{grid['name']} at scale {grid['scale']}: {len(grid['rows'])} rows, seeds {', '.join(map(str, grid['seeds']))}"
+        yield f"  {'':14}" + "".join(f"{s:>9}" for s in STATES)
+        for kind in sorted({kind for kind, _ in counts}):
+            yield f"  {kind:14}" + "".join(f"{counts[kind, s] or '-':>9}" for s in STATES)
+        for name, state in states.items():
+            if state == "failed":
+                failure = store.run(name).last_failure() or {}
+                yield f"  failed: {name}: {failure.get('type')}: {failure.get('message')}"
+            elif state == "running":
+                owner = store.run(name).claim_owner() or {}
+                yield f"  running: {name} on {owner.get('host')} (pid {owner.get('pid')})"

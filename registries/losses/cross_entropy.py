@@ -1,0 +1,24 @@
+"""Cross-entropy over codes."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mimbench.registry import LOSSES
+
+
+@LOSSES.register_module("cross_entropy")
+class CrossEntropy:
+    """Cross-entropy of the predicted code (BEiT)."""
+
+    version = 1
+    expects = "codes"
+
+    def __init__(self, label_smoothing: float = 0.0, over: Literal["masked", "all"] = "masked") -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and less than 1, not {label_smoothing}.")
+        self.label_smoothing, self.over = label_smoothing, over
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target, reduction="none", label_smoothing=self.label_smoothing)

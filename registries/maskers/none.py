@@ -1,0 +1,17 @@
+"""No masking at all."""
+
+import torch
+from torch import Tensor
+
+from mimbench.registry import MASKERS
+
+
+@MASKERS.register_module("none")
+class NoMask:
+    """Masks nothing; for losses over all positions ("no masking, recover 100 %")."""
+
+    version = 1
+    constant_count = True
+
+    def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+        return torch.zeros(batch, grid[0] * grid[1], dtype=torch.bool)
