@@ -95,8 +95,12 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
 def _plan(options: argparse.Namespace) -> Plan:
     from mimbench.config import load_grid
     from mimbench.plan import make_plan
+    from mimbench.report.published import lookup
 
     grid = load_grid(options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only), sets=tuple(options.sets))
+    for row in grid.rows:
+        if row.paper:
+            lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
     return make_plan(grid)
 
 
@@ -136,7 +140,7 @@ class _Tables:
     def __call__(self) -> None:
         ready = [s for s in self.open if self._complete(s)]
         if ready and len(ready) < len(self.open):
-            from mimbench.report import build_report
+            from mimbench.report.build import build_report
 
             build_report(self.store, self.plan.grid.name, self.plan.grid.scale)
             print(f"seed {ready[0]} is complete: {self._folder() / 'index.html'}", file=sys.stderr)
@@ -148,11 +152,12 @@ class _Tables:
 
 def _finish(plan: Plan, store: Store, outcome: Outcome) -> int:
     """The table on stdout; on stderr where the report lies, what failed, and how to go on."""
-    from mimbench.report import build_report, terminal_table
+    from mimbench.report.build import build_report
+    from mimbench.report.terminal import print_table
 
     grid = plan.grid
     folder = build_report(store, grid.name, grid.scale)
-    print(terminal_table(store, grid.name, grid.scale))
+    print_table(store, grid.name, grid.scale)
     for name in outcome.failed:
         failure = store.run(name).last_failure() or {}
         print(f"failed: {name}: {failure.get('type')}: {failure.get('message')}", file=sys.stderr)
@@ -202,12 +207,13 @@ def _print_plan(plan: Plan, store: Store) -> int:
 
 
 def write_reports(options: argparse.Namespace) -> int:
-    from mimbench.report import build_report, terminal_table
+    from mimbench.report.build import build_report
+    from mimbench.report.terminal import print_table
 
     store = Store(options.results)
     for record in _records(store, options.grid, options.scale):
         folder = build_report(store, record["name"], record["scale"])
-        print(terminal_table(store, record["name"], record["scale"]))
+        print_table(store, record["name"], record["scale"])
         print(f"Report: {folder / 'index.html'}")
     return EXIT_OK
 
@@ -250,7 +256,7 @@ def list_parts(options: argparse.Namespace) -> int:
 
 
 def publish_grid(options: argparse.Namespace) -> int:
-    from mimbench.report import published_copy
+    from mimbench.report.archive import published_copy
 
     target = Path(options.to) / f"{options.grid}.{options.scale}"
     published_copy(Store(options.results), options.grid, options.scale, target)

@@ -48,6 +48,7 @@ class DataConfig:
     size: int = 32
     images: int | None = None  # the first so many of the split; None: all of them
     crop: tuple[float, float] | None = None  # area of the random resized crop; None: the whole image
+    shift: int = 0  # pixels, either way, with the border repeated
     flip: bool = True
     jitter: float = 0.0  # brightness, contrast, saturation
 
@@ -59,7 +60,7 @@ class ScheduleConfig:
     steps: int = 1000
     batch: int = 64
     lr: float = 1.5e-3
-    min_lr: float = 1e-5
+    min_lr: float = 0.0
     warmup: int = 0  # steps
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
@@ -103,7 +104,7 @@ class Recipe:
 class Row:
     name: str
     label: str
-    paper: dict[str, str] | None
+    paper: dict[str, Any] | None  # columns of the published table and the values wanted there
     recipe: Recipe
 
 
@@ -252,7 +253,7 @@ def dataclass_from(cls: type[T], value: Any, place: str) -> T:
     hints = typing.get_type_hints(cls)
     for key in value:
         if key not in hints:
-            raise unknown(place, "key", str(key), hints)
+            raise unknown(f"{place}.{key}", "key", str(key), hints)
     return cls(**{k: coerce(hints[k], v, f"{place}.{k}") for k, v in value.items()})
 
 
@@ -440,7 +441,7 @@ def _row(
     if paper is not None and not isinstance(paper, dict):
         raise UserError(f"{place}.paper: must be a mapping of columns of the published table to values.")
     label = coerce(str, row.get("label", row["name"]), f"{place}.label")
-    return Row(row["name"], label, {k: str(v) for k, v in paper.items()} if paper else None, recipe)
+    return Row(row["name"], label, paper or None, recipe)
 
 
 def _add_part_sizes(
@@ -451,7 +452,7 @@ def _add_part_sizes(
         if kind not in PART_KINDS:
             raise unknown(f"{scale_path}: parts", "kind of part", kind, PART_KINDS)
         chosen = final.get(kind, {}).get("type") if isinstance(final.get(kind), dict) else None
-        if chosen in (by_type or {}):
+        if isinstance(chosen, str) and chosen in (by_type or {}):
             if layers.value.get(kind, {}).get("type") != chosen:
                 layers.add({kind: {"type": chosen}}, "")
             layers.add({kind: by_type[chosen]}, f"{scale_path}: parts.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import mimbench.registries  # noqa: F401 (warm)
+from mimbench import registry
 from mimbench.errors import Interrupted
 from mimbench.launch import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_TAKEN
 from mimbench.pretrain.fit import Stop
@@ -23,6 +23,8 @@ from mimbench.store import Store
 
 with contextlib.redirect_stdout(sys.stderr):
     import mimbench.evals.segmentation  # noqa: F401 (warm: mmsegmentation takes seconds to import)
+
+    registry.load_plugins()
 
 PROGRESS_SECONDS = 1.0
 

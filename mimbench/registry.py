@@ -78,7 +78,7 @@ def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:
     parameters = _parameters(cls)
     for key in given:
         if key not in parameters:
-            raise unknown(place, f"argument of {kind} '{spec['type']}'", key, parameters)
+            raise unknown(f"{place}.{key}", f"argument of {kind} '{spec['type']}'", key, parameters)
     arguments: dict[str, Any] = {}
     for key, parameter in parameters.items():
         if key in given:

@@ -47,7 +47,7 @@ def evaluation(base: dict[str, Any], value: float, metric: str = "accuracy", **m
 
 
 def write_grid(store: Store, rows: list[dict[str, Any]], columns: list[dict[str, Any]], seeds: list[int],
-               primary: dict[str, str] | None = None, **more: Any) -> None:  # fmt: skip
+               primary: dict[str, str] | None = None, /, **more: Any) -> None:  # fmt: skip
     grid = {"name": "demo", "scale": "tiny", "title": "A small demonstration", "note": NOTE,
             "config": "configs/demo.yaml", "base": rows[0]["name"], "primary": primary, "seeds": seeds,
             "columns": columns, "rows": rows, **more}  # fmt: skip

@@ -1,5 +1,6 @@
 """The statistics of a table, against scipy, against numbers worked by hand, and as properties."""
 
+import itertools
 import math
 
 import pytest
@@ -130,4 +131,4 @@ def test_holm_never_lowers_a_p_keeps_their_order_and_grows_with_the_family(value
     adjusted, larger = holm(values, family), holm(values, family + 1)
     ordered = sorted(values, key=lambda name: values[name])
     assert all(values[name] <= adjusted[name] <= larger[name] <= 1 for name in values)
-    assert all(adjusted[a] <= adjusted[b] for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(adjusted[a] <= adjusted[b] for a, b in itertools.pairwise(ordered))

@@ -53,7 +53,7 @@ class Images:
         table = np.asarray(keys, np.int64)
         draws = uniforms(seed, table, 8)
         if isinstance(self.source, np.ndarray) and self.config.crop is None and not self.config.jitter:
-            images = np.asarray(self.source[table[:, 1]])
+            images = _shifted(np.asarray(self.source[table[:, 1]]), self.config.shift, draws[:, 1:3])
             if self.config.flip:
                 images = np.where((draws[:, 0] < 0.5)[:, None, None, None], images[:, :, ::-1], images)
             return _to_float(images)
@@ -63,6 +63,18 @@ class Images:
     def _image(self, index: int) -> Image.Image:
         found = self.source[index]
         return Image.fromarray(found) if isinstance(found, np.ndarray) else _open(found)
+
+
+def _shifted(images: np.ndarray, most: int, draws: np.ndarray) -> np.ndarray:
+    """Each image moved by up to `most` pixels either way; the border is repeated."""
+    if not most:
+        return images
+    count, side = images.shape[:2]
+    offsets = (draws * (2 * most + 1)).astype(np.int64) - most
+    span = np.arange(side)
+    rows = np.clip(span + offsets[:, :1], 0, side - 1)[:, :, None]
+    columns = np.clip(span + offsets[:, 1:], 0, side - 1)[:, None, :]
+    return images[np.arange(count)[:, None, None], rows, columns]
 
 
 def normalise(raw: Tensor) -> Tensor:
@@ -93,7 +105,8 @@ def _centre(image: Image.Image, size: int) -> np.ndarray:
 def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
     """Random resized crop (area in config.crop, aspect 3/4 to 4/3), flip, jitter; all from the eight draws."""
     if config.crop is None:
-        view = Image.fromarray(_centre(image, config.size))
+        whole = _centre(image, config.size)
+        view = Image.fromarray(_shifted(whole[None], config.shift, draws[None, 1:3])[0])
     else:
         low, high = config.crop
         area = image.width * image.height * (low + (high - low) * draws[1])

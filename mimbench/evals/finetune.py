@@ -33,7 +33,7 @@ class Classifier(Objective):
         self.head = nn.Linear(encoder.dim, classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "head"))
-            nn.init.trunc_normal_(self.head.weight, std=2e-5)
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
     def prepare(self, batch: dict[str, Tensor], step: int, place: Place) -> list[Any]:

@@ -30,10 +30,10 @@ class Encoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """BEiT's: truncated normal 0.02, and the residual branches of block l divided by sqrt(2 l)."""
+        """Xavier for weights, as in MAE: unlike a fixed 0.02 it fits small dimensions too. Tokens and positions 0.02."""
         for module in self.body.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.body.cls_token, std=0.02)
@@ -41,10 +41,6 @@ class Encoder(nn.Module):
             nn.init.trunc_normal_(self.body.pos_embed, std=0.02)
         if self.mask_token is not None:  # last, so that the rest starts the same with and without one
             nn.init.trunc_normal_(self.mask_token, std=0.02)
-        with torch.no_grad():
-            for index, block in enumerate(self.body.blocks, start=1):
-                block.attn.proj.weight.div_((2.0 * index) ** 0.5)
-                block.mlp.fc2.weight.div_((2.0 * index) ** 0.5)
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
         x = self.body.patch_embed(images)  # (B, N, D)

@@ -72,10 +72,11 @@ def costs_csv(grid: Grid) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
+    """`45 s`, `1.7 min`, `12 min`, `3.4 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    minutes = seconds / 60
+    return f"{minutes:.{0 if minutes >= 10 else 1}f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _or_empty(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
+from mimbench.report.colours import ACCENT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,11 +57,10 @@ def pretraining(analysis: Analysis) -> Figure | None:
     if not curves:
         return None
     figure, axes_list = _small_multiples(len(curves), across=3)
-    palette = dict(zip(grid.seeds, sns.color_palette("crest", len(grid.seeds)), strict=True))
     for axes, (label, seeds) in zip(axes_list, curves.items(), strict=True):
-        for seed, points in seeds.items():
+        for points in seeds.values():
             steps, losses = zip(*points, strict=True)
-            sns.lineplot(x=steps, y=losses, ax=axes, color=palette[seed], linewidth=1.2, errorbar=None)
+            sns.lineplot(x=steps, y=losses, ax=axes, color=ACCENT, alpha=0.6, linewidth=1.2, errorbar=None)
         axes.set_title(label, fontsize=10)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")

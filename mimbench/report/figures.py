@@ -10,21 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mimbench.report.analysis import Analysis, Cell
+from mimbench.report.colours import ACCENT, BASE, MUTED, STYLE
 from mimbench.report.curves import learning_rates, pretraining, probe_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
-ACCENT, BASE, MUTED = "#0969da", "#bc4c00", "#8c959f"
-STYLE = {
-    "axes.edgecolor": FAINT, "axes.facecolor": PAPER, "axes.labelcolor": INK, "axes.titlesize": 11,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "font.size": 10, "grid.color": FAINT, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "font.family": "DejaVu Sans",
-    "svg.fonttype": "path", "figure.constrained_layout.use": True,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

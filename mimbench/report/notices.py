@@ -29,12 +29,11 @@ def result_notices(grid: Grid) -> list[str]:
 
 
 def _own_words(result: dict[str, Any]) -> list[str]:
+    words = [str(flag) for flag in result.get("flags") or []]
     values = result.get("values")
-    unfit = isinstance(values, dict) and values.get("fit") is False
-    return [
-        *(result.get("flags") or []),
-        *([f"does not fit: {values.get('why') or 'no reason given'}"] if unfit else []),
-    ]
+    if isinstance(values, dict) and values.get("fit") is False:
+        words.append(f"does not fit: {values.get('why') or 'no reason given'}")
+    return words
 
 
 def run_notices(grid: Grid) -> list[str]:

@@ -9,8 +9,9 @@ from html import escape
 from string import Template
 
 from mimbench.report.analysis import Analysis, Cell
+from mimbench.report.colours import ACCENT, BASE, FAINT, INK, MUTED, PAPER
 from mimbench.report.costs import ALL_ROWS, costs, duration
-from mimbench.report.figures import ACCENT, BASE, FAINT, INK, MUTED, PAPER, Drawing
+from mimbench.report.figures import Drawing
 from mimbench.report.notices import days, machine_facts, machine_notices, result_notices, run_notices
 from mimbench.report.published import PaperColumn, paper_column
 from mimbench.report.tables import (

@@ -71,7 +71,7 @@ def compare(values: Mapping[int, float], base: Mapping[int, float]) -> Compariso
     if len(seeds) == 1:
         return Comparison(1, difference, verdict=ONE_PAIR, differences=by_seed)
     # Equal differences in every seed (seen where a metric counts few images) would give p = 0 from no evidence.
-    if _constant(ordered, [*values.values(), *base.values()]):
+    if _constant(ordered, [side[seed] for side in (values, base) for seed in seeds]):
         return Comparison(len(seeds), difference, verdict=CONSTANT, differences=by_seed)
     low, high, p = _t_test(ordered)
     return Comparison(len(seeds), difference, low, high, p, differences=by_seed)

@@ -1,0 +1,11 @@
+"""How figures look. The page swaps these colours for its own, light or dark, so each is used for one purpose."""
+
+INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
+ACCENT, BASE, MUTED = "#0969da", "#bc4c00", "#8c959f"
+STYLE = {
+    "axes.edgecolor": FAINT, "axes.facecolor": PAPER, "axes.labelcolor": INK, "axes.titlesize": 11,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "font.size": 10, "grid.color": FAINT, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "font.family": "DejaVu Sans",
+    "svg.fonttype": "path", "figure.constrained_layout.use": True,
+}  # fmt: skip

@@ -1,0 +1,41 @@
+"""Fixtures shared by the tests. Nothing here needs a GPU, a cluster or a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimbench import compat as compat  # before timm and transformers
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "schedule.steps=6", "schedule.warmup=1", "schedule.batch=16", "schedule.precision=fp32", "data.images=64",
+    "tokenizer_training.steps=4", "tokenizer_training.warmup=1", "tokenizer_training.batch=16",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The embedded data, rendered once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def store(tmp_path, cache):
+    from mimbench.store import Store
+
+    made = Store(tmp_path / "results")
+    made.cache = cache
+    return made
+
+
+@pytest.fixture
+def ablations():
+    return str(ROOT / "configs" / "ablations.yaml")

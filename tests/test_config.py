@@ -1,0 +1,180 @@
+"""From YAML to checked dataclasses: precedence, coercion, errors that name file, key and the nearest."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimbench.config import load_grid, read_yaml
+from mimbench.errors import UserError
+from mimbench.plan import make_plan
+from mimbench.store import canonical
+
+GRID = {
+    "name": "mine", "base": "beit", "scale": "smoke", "seeds": 1, "protocols": ["knn"],
+    "rows": [{"name": "beit"}, {"name": "random", "masker": {"type": "random", "ratio": 0.5}}],
+}  # fmt: skip
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**copy.deepcopy(GRID), **changes}))
+    return str(path)
+
+
+def error_of(tmp_path, **changes) -> str:
+    with pytest.raises(UserError) as caught:
+        make_plan(load_grid(written(tmp_path, **changes)))
+    return str(caught.value)
+
+
+def test_base_then_scale_then_row_then_set(tmp_path):
+    path = written(tmp_path, rows=[{"name": "a", "schedule": {"lr": "3e-3"}}, {"name": "b"}])
+    grid = load_grid(path, sets=("schedule.batch=8",))
+    assert [r.recipe.schedule.lr for r in grid.rows] == [3e-3, 2e-3]  # the row's, the scale's
+    assert all(r.recipe.schedule.batch == 8 for r in grid.rows)
+    assert grid.rows[0].recipe.tokenizer["vocabulary"] == 32  # the scale's word on this part
+    assert grid.rows[0].recipe.masker["type"] == "blockwise"  # the base's
+
+
+def test_another_type_takes_none_of_the_former_types_arguments(tmp_path):
+    grid = load_grid(written(tmp_path))
+    assert "min_block" in grid.rows[0].recipe.masker
+    assert grid.rows[1].recipe.masker["type"] == "random"
+    assert "min_block" not in grid.rows[1].recipe.masker
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows": [{"name": "a", "masker": {"type": "blockwis"}}]}, ["mine.yaml: rows.0.masker.type", "blockwis", "Did you mean 'blockwise'"]),
+        ({"rows": [{"name": "a", "masker": {"type": "random", "ration": 0.4}}]}, ["rows.0.masker", "ration", "Did you mean 'ratio'"]),
+        ({"rows": [{"name": "a", "schedule": {"stepz": 3}}]}, ["rows.0.schedule", "stepz", "Did you mean 'steps'"]),
+        ({"rows": [{"name": "a", "schedule": {"lr": "fast"}}]}, ["rows.0.schedule.lr", "number", "fast"]),
+        ({"rows": [{"name": "a", "schedule": {"batch": 0}}]}, ["rows.0.schedule.batch", "at least 1"]),
+        ({"rows": [{"name": "a", "tokeniser": "dvae"}]}, ["rows.0", "tokeniser", "Did you mean 'tokenizer'"]),
+        ({"rows": [{"name": "a", "encoder": {"patch": 5}}]}, ["rows.0.encoder.patch", "32"]),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, ["'a' is used twice"]),
+        ({"rows": []}, ["rows", "list"]),
+        ({"rowz": []}, ["rowz", "Did you mean 'rows'"]),
+        ({"base": "beitt"}, ["beitt", "Did you mean 'beit'"]),
+        ({"scale": "tinny"}, ["tinny", "Did you mean 'tiny'"]),
+        ({"protocols": ["knnn"]}, ["knnn", "Did you mean 'knn'"]),
+        ({"seeds": [0, 0]}, ["seeds", "different"]),
+        ({"reference": "biet"}, ["reference", "Did you mean 'beit'"]),
+        ({"primary": {"row": "beit", "protocol": "finetune"}}, ["primary.protocol", "finetune"]),
+        ({"axes": {"product": {"schedule.lr": 3}}}, ["axes.product"]),
+        ({"axes": {"zip": {"schedule.lr": [1, 2], "schedule.batch": [1]}}}, ["same length"]),
+        ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features"]),
+        ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]}, ["drop", "'linear'", "restore"]),
+        ({"rows": [{"name": "a", "encoder": {"masking": "drop"}, "decoder": "transformer"}]}, ["'blockwise'", "same number"]),
+        ({"rows": [{"name": "a", "masker": "none"}]}, ["'none' masks nothing", "over: all"]),
+        ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
+        ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_place_what_is_wrong_and_the_nearest(tmp_path, changes, words):
+    message = error_of(tmp_path, **changes)
+    for word in words:
+        assert word in message
+
+
+def test_an_error_in_the_base_names_the_base(tmp_path):
+    parts = "tokenizer: pixels\nloss: mse\ndecoder: linear\n"
+    (tmp_path / "odd.yaml").write_text(parts + "masker: {type: blockwise, min_blok: 3}\n")
+    assert "odd.yaml: masker.min_blok" in error_of(tmp_path, base="odd.yaml")
+
+
+def test_a_key_written_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(UserError, match="written twice"):
+        read_yaml(path)
+
+
+def test_axes_span_rows(tmp_path):
+    axes = {
+        "product": {"schedule.lr": [1e-3, 2e-3], "masker.min_block": [4, 8]},
+        "zip": {"schedule.batch": [8, 16], "schedule.warmup": [1, 2]},
+        "exclude": [{"schedule.lr": 2e-3, "masker.min_block": 8}],
+    }
+    grid = load_grid(written(tmp_path, axes=axes, rows=[{"name": "beit"}]))
+    assert len(grid.rows) == 6
+    assert {(r.recipe.schedule.batch, r.recipe.schedule.warmup) for r in grid.rows} == {(8, 1), (16, 2)}
+    assert len({r.name for r in grid.rows}) == 6
+
+
+def test_an_unknown_protocol_setting_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'neighbours'"):
+        make_plan(load_grid(written(tmp_path), sets=("protocols.knn.neighbour=[1]",)))
+
+
+# same meaning, same key; other meaning, other key
+
+
+def keys(path, sets=()):
+    return [set(runs.values()) for row in make_plan(load_grid(path, sets=sets)).rows.values() for runs in row.values()]
+
+
+def test_a_default_written_out_is_the_same_run(tmp_path):
+    short = written(tmp_path, rows=[{"name": "a", "masker": "blockwise"}])
+    names = keys(short)
+    long = written(tmp_path, rows=[{"name": "b", "masker": {"type": "blockwise", "aspect": "3e-1", "exact": False}}])
+    assert keys(long) == names
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lr=st.floats(1e-5, 1e-1), steps=st.integers(1, 10_000), betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+    clip=st.none() | st.floats(0.1, 9), order=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_spelling_and_order_do_not_change_a_key_but_values_do(tmp_path_factory, lr, steps, betas, clip, order):
+    folder = tmp_path_factory.mktemp("grids")
+    schedule = {"lr": lr, "steps": steps, "betas": list(betas), "clip": clip, "warmup": 0}
+    items = list(schedule.items())
+    order.shuffle(items)
+    respelled = {k: repr(v) if isinstance(v, float) else v for k, v in items}
+    first = keys(written(folder, rows=[{"name": "a", "schedule": schedule}]))
+    assert keys(written(folder, rows=[{"name": "z", "schedule": respelled}])) == first
+    other = keys(written(folder, rows=[{"name": "a", "schedule": {**schedule, "steps": steps + 1}}]))
+    assert other != first
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(key=st.sampled_from([*GRID, "axes", "primary", "reference", "title", "note"]), value=anything)
+def test_no_grid_file_gives_a_traceback(tmp_path_factory, key, value):
+    folder = tmp_path_factory.mktemp("grids")
+    try:
+        make_plan(load_grid(written(folder, **{key: value})))
+    except UserError:
+        return
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    key=st.sampled_from(["masker", "tokenizer", "loss", "decoder", "encoder", "data", "schedule", "tokenizer_training", "pretrain", "base", "label", "paper"]),
+    value=anything | st.dictionaries(st.sampled_from(["type", "ratio", "size", "steps", "patch", "images", "lr"]), anything, max_size=3),
+)  # fmt: skip
+def test_no_row_gives_a_traceback(tmp_path_factory, key, value):
+    folder = tmp_path_factory.mktemp("grids")
+    try:
+        make_plan(load_grid(written(folder, rows=[{"name": "a", key: value}])))
+    except UserError:
+        return
+
+
+def test_specs_are_plain_json(ablations):
+    plan = make_plan(load_grid(ablations, scale="smoke"))
+    for run in plan.runs.values():
+        canonical(run.spec)

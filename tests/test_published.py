@@ -1,0 +1,72 @@
+"""Published numbers: found by any of their columns, never guessed, shown in a column of their own."""
+
+import pytest
+from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_grid
+
+from mimbench.errors import UserError
+from mimbench.report.analysis import analyse
+from mimbench.report.published import lookup, paper_column, published_rows
+from mimbench.report.tables import markdown, text_rows
+from mimbench.store import Store
+
+
+def test_every_published_number_has_a_source_and_was_read():
+    rows = published_rows()
+    assert len(rows) > 300
+    for row in rows:
+        assert row["source"]
+        assert row["table"]
+        assert float(row["value"]) >= 0
+        assert row["notes"].startswith("read in ")
+        assert not any(word in row["notes"] for word in ("memory", "unverified", "second-hand", "derived"))
+
+
+def test_an_ablation_row_is_found_by_its_name():
+    found = lookup({"method": "BEiT ablation: full (300 ep)"}, "grid.yaml: rows.0.paper")
+    assert {protocol: number.value for protocol, number in found.items()} == {
+        "finetune": "82.86", "segmentation": "44.65"}  # fmt: skip
+
+
+def test_a_list_allows_any_of_its_values():
+    found = lookup(
+        {"method": "MAE", "backbone": "ViT-B/16", "source": "I-JEPA paper arXiv:2301.08243", "pretrain_epochs": 1600,
+         "eval": ["linear_probe", "knn"]}, "here")  # fmt: skip
+    assert found["linear_probe"].value == "68.0"
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ({"method": "BEiT ablation: full (300 epochs)"}, r"paper.method: .* Did you mean 'BEiT ablation: full \("),
+        ({"methods": "BEiT"}, r"paper.methods: unknown column 'methods'. Did you mean 'method'"),
+        ({"method": "BEiT"}, r"published numbers match for finetune; .*backbone: 'ViT-B/16@224'"),
+        ({"method": "BEiT", "masker": "random"}, r"no published number matches .*Near it"),
+    ],
+)
+def test_a_selection_that_finds_none_or_several_lists_what_there_is(selection, words):
+    with pytest.raises(UserError, match=words):
+        lookup(selection, "grid.yaml: rows.0.paper")
+
+
+def test_the_papers_numbers_stand_apart_with_their_source(tmp_path):
+    store = Store(tmp_path)
+    rows = []
+    for name, paper in (("beit", {"method": "BEiT ablation: full (300 ep)"}), ("other", None),
+                        ("scratch", {"method": "DeiT scratch", "backbone": "ViT-B/16@224"})):  # fmt: skip
+        runs = {}
+        for seed in (0, 1):
+            run = finish(planned(store, "finetune", name, seed), evaluation(FINETUNE, 50.0 + seed * len(name)))
+            runs[str(seed)] = {"finetune": run.name}
+        rows.append({"name": name, "label": name, "description": "", "paper": paper, "runs": runs})
+    segmentation = {"name": "segmentation", "version": 1, "settings": {}}
+    write_grid(store, rows, [column(FINETUNE, "Fine-tune"), column(segmentation, "Segmentation", "miou")], [0, 1])
+    analysis = analyse(store, "demo", "tiny")
+    paper = paper_column(analysis.grid)
+    assert paper.heading == "paper (ViT-B/16, ImageNet-1K): FT / ADE20K"
+    assert paper.cells == {"beit": "82.86 / 44.65 [1]", "other": "", "scratch": "81.8 / – [2]"}
+    assert paper.sources == [
+        "BEiT paper arXiv:2106.08254v2, Table 4; segmentation head SETR-PUP",
+        "BEiT paper arXiv:2106.08254v2, Table 1; ViT-B/16@224, pre-training data: none",
+    ]
+    assert text_rows(analysis)[0][-1] == paper.heading
+    assert "enter no mean and no test" in markdown(analysis)
