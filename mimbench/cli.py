@@ -42,14 +42,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mimbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="train, evaluate and tabulate a grid").add_subparsers(required=True, metavar="WHAT")
+    run = commands.add_parser("run", help="train, evaluate and tabulate a grid").add_subparsers(
+        required=True, metavar="WHAT"
+    )
     grid = run.add_parser("grid", help="all rows of a grid, with all its seeds")
     _grid_options(grid)
-    grid.add_argument("--on", default="local", metavar="local[:N]", help="N runs at a time on this machine (default: one a core or GPU)")
+    grid.add_argument(
+        "--on",
+        default="local",
+        metavar="local[:N]",
+        help="N runs at a time on this machine (default: one a core or GPU)",
+    )
     grid.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    grid.add_argument("--loader-workers", type=int, default=0, metavar="N", help="processes that load images, for each run")
+    grid.add_argument(
+        "--loader-workers", type=int, default=0, metavar="N", help="processes that load images, for each run"
+    )
     grid.add_argument("--checkpoint-seconds", type=float, default=60, metavar="S", help="save this often (default: 60)")
-    grid.add_argument("--tensorboard", action="store_true", help="write TensorBoard curves too (pip install mimbench[tensorboard])")
+    grid.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard curves too (pip install mimbench[tensorboard])"
+    )
     grid.set_defaults(function=run_grid)
 
     plan = commands.add_parser("plan", help="what a grid needs: runs by kind, shared, done, time and disk")
@@ -88,7 +99,14 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", help="smoke, tiny, or a file of your own (default: the grid's)")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="this row alone; may be repeated")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="e.g. schedule.lr=1e-3, for every row")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="e.g. schedule.lr=1e-3, for every row",
+    )
     _results_option(parser)
 
 
@@ -97,7 +115,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     from mimbench.plan import make_plan
     from mimbench.report.published import lookup
 
-    grid = load_grid(options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only), sets=tuple(options.sets))
+    grid = load_grid(
+        options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only), sets=tuple(options.sets)
+    )
     for row in grid.rows:
         if row.paper:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
@@ -118,7 +138,11 @@ def run_grid(options: argparse.Namespace) -> int:
         print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
         return _finish(plan, store, launch.Outcome())
     watcher = display.make(len(plan.runs), len(plan.runs) - len(left))
-    place = {"workers": options.loader_workers, "checkpoint_seconds": options.checkpoint_seconds, "tensorboard": options.tensorboard}
+    place = {
+        "workers": options.loader_workers,
+        "checkpoint_seconds": options.checkpoint_seconds,
+        "tensorboard": options.tensorboard,
+    }
     local = launch.Local(store, plan, launch.process_count(processes), watcher, options=place)
     try:
         outcome = local.run(on_progress=_Tables(plan, store))
@@ -201,8 +225,12 @@ def _print_plan(plan: Plan, store: Store) -> int:
         print(f"{row.kind:14}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>27}")
     count = process_count(None)
     total = sum(r.seconds for r in rows)
-    print(f"{'all':14}{len(plan.runs):>6}{sum(r.shared for r in rows):>8}{sum(r.done for r in rows):>6}{total / 60:>16.1f}")
-    print(f"about {total / count / 60:.0f} min with {count} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights")
+    print(
+        f"{'all':14}{len(plan.runs):>6}{sum(r.shared for r in rows):>8}{sum(r.done for r in rows):>6}{total / 60:>16.1f}"
+    )
+    print(
+        f"about {total / count / 60:.0f} min with {count} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights"
+    )
     return EXIT_OK
 
 
@@ -226,7 +254,9 @@ def _records(store: Store, name: str | None, scale: str | None) -> list[dict[str
         raise UserError(f"{store.root}: no grid was run there yet.")
     found = [g for g in everything if (not name or g["name"] == name) and (not scale or g["scale"] == scale)]
     if not found:
-        raise unknown(str(store.root), "grid", f"{name or ''}.{scale or '*'}", [f"{g['name']}.{g['scale']}" for g in everything])
+        raise unknown(
+            str(store.root), "grid", f"{name or ''}.{scale or '*'}", [f"{g['name']}.{g['scale']}" for g in everything]
+        )
     return found
 
 

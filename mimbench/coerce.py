@@ -91,7 +91,7 @@ def _literal(options: tuple[Any, ...], value: Any, place: str) -> Any:
 def _sequence(origin: Any, inner: tuple[Any, ...], value: Any, place: str) -> Any:
     if not isinstance(value, list | tuple):
         raise _wrong(place, "a list", value)
-    if len(inner) == 2 and inner[1] is Ellipsis or len(inner) == 1:
+    if (len(inner) == 2 and inner[1] is Ellipsis) or len(inner) == 1:
         return origin(coerce(inner[0], v, f"{place}.{i}") for i, v in enumerate(value))
     if len(inner) != len(value):
         raise _wrong(place, f"a list of {len(inner)}", value)

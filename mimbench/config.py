@@ -133,8 +133,8 @@ class Grid:
     seeds: tuple[int, ...]
     protocols: tuple[str, ...]
     threads: int
-    row_names: tuple[str, ...]  # all of the file, also those that --only leaves out
     rows: tuple[Row, ...]
+    chosen: tuple[str, ...]  # the rows to run: all, or those that --only names
     evaluation: Evaluation
 
 
@@ -156,7 +156,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if isinstance(key, str | int | float | bool) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is written twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{key}' is written twice", key_node.start_mark
+            )
         seen.add(str(key) if not isinstance(key, str | int | float | bool) else key)
     return dict(loader.construct_mapping(node, deep=True))
 
@@ -166,7 +168,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -216,7 +218,11 @@ class Layers:
             if isinstance(value, str) and prefix == "" and key in PART_KINDS:
                 value = {"type": value}
             # another type takes none of the former type's arguments
-            retyped = isinstance(value, dict) and isinstance(old, dict) and value.get("type", old.get("type")) != old.get("type")
+            retyped = (
+                isinstance(value, dict)
+                and isinstance(old, dict)
+                and value.get("type", old.get("type")) != old.get("type")
+            )
             if isinstance(value, dict) and isinstance(old, dict) and not (retyped and key in PART_KINDS):
                 self._merge(old, value, f"{path}.", source)
             else:
@@ -261,7 +267,12 @@ def dataclass_from(cls: type[T], value: Any, place: str) -> T:
 
 
 def load_grid(
-    name: str, *, scale: str | None = None, seeds: int | None = None, only: tuple[str, ...] = (), sets: tuple[str, ...] = ()
+    name: str,
+    *,
+    scale: str | None = None,
+    seeds: int | None = None,
+    only: tuple[str, ...] = (),
+    sets: tuple[str, ...] = (),
 ) -> Grid:
     """Read a grid file and everything it refers to; all errors come before any compute."""
     path = find(name)
@@ -297,8 +308,8 @@ def load_grid(
         seeds=_seeds(raw, seeds, path),
         protocols=protocols,
         threads=coerce(int, scale_raw.get("threads", 1), f"{scale_path}: threads"),
-        row_names=names,
-        rows=tuple(row for row in rows if not only or row.name in only),
+        rows=rows,
+        chosen=only or names,
         evaluation=_evaluation(scale_raw, scale_path, overrides),
     )
 
@@ -509,7 +520,9 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
         nested.setdefault(protocol, {})[key] = value
     counts = {k: coerce(int | None, raw.get(k), f"{path}: evaluation.{k}") for k in ("labelled", "val", "test")}
     data = dataclass_from(DataConfig, raw.get("data", {}), f"{path}: evaluation.data")
-    return Evaluation(data, coerce(str, raw.get("segmentation_data", data.name), f"{path}: evaluation"), **counts, overrides=nested)
+    return Evaluation(
+        data, coerce(str, raw.get("segmentation_data", data.name), f"{path}: evaluation"), **counts, overrides=nested
+    )
 
 
 def _reference(raw: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
@@ -519,7 +532,9 @@ def _reference(raw: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
     return name
 
 
-def _primary(raw: dict[str, Any], names: tuple[str, ...], protocols: tuple[str, ...], path: Path) -> dict[str, str] | None:
+def _primary(
+    raw: dict[str, Any], names: tuple[str, ...], protocols: tuple[str, ...], path: Path
+) -> dict[str, str] | None:
     """The one comparison with the reference that is named beforehand."""
     primary = raw.get("primary")
     if primary is None:

@@ -65,7 +65,9 @@ class Live(Lines):
                 self.tasks[name] = self.progress.add_task(name, total=None, detail="")
             state = read_progress(work)
             if state:
-                self.progress.update(self.tasks[name], total=state["steps"], completed=state["step"], detail=_detail(state))
+                self.progress.update(
+                    self.tasks[name], total=state["steps"], completed=state["step"], detail=_detail(state)
+                )
 
     def close(self) -> None:
         self.progress.stop()

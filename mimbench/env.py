@@ -13,7 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("mimbench", "torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "numpy", "submitit")
+PACKAGES = (
+    "mimbench",
+    "torch",
+    "torchvision",
+    "timm",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "onedl-mmsegmentation",
+    "numpy",
+    "submitit",
+)
 
 
 @functools.cache
@@ -47,7 +57,9 @@ def git() -> dict[str, Any] | None:
         return None
 
     def ask(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20
+        ).stdout.strip()
 
     try:
         return {"sha": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}

@@ -62,7 +62,9 @@ def process_count(wanted: int | None) -> int:
 class Local:
     """Carries out a plan on this machine."""
 
-    def __init__(self, store: Store, plan: Plan, processes: int, watcher: Watcher, *, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, store: Store, plan: Plan, processes: int, watcher: Watcher, *, options: dict[str, Any] | None = None
+    ) -> None:
         self.store, self.plan, self.watcher = store, plan, watcher
         self.processes, self.options = processes, options or {}
         self.context = multiprocessing.get_context("forkserver")
@@ -212,7 +214,7 @@ def merge_record(plan: Plan, store: Store) -> None:
             rows = {row["name"]: row for row in old["rows"]}
             for row in record["rows"]:
                 rows[row["name"]] = _merged(row, rows.get(row["name"]))
-            record["rows"] = [rows[name] for name in plan.grid.row_names if name in rows]
+            record["rows"] = [rows[row["name"]] for row in record["rows"]]
             record["seeds"] = sorted({int(seed) for row in record["rows"] for seed in row["runs"]})
     write_json(path, record)
 

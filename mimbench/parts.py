@@ -59,8 +59,9 @@ class Masks:
     total: int  # number of predicted positions in the whole global batch, over all ranks and micro-batches
 
     def to(self, device: torch.device) -> Masks:
-        move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
-        return Masks(move(self.hidden), move(self.predicted), move(self.kept), self.total)
+        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
+        hidden, predicted = (t.to(device, non_blocking=True) for t in (self.hidden, self.predicted))
+        return Masks(hidden, predicted, kept, self.total)
 
 
 class Masker(Protocol):

@@ -6,10 +6,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from mimbench import env, protocols, registry
-from mimbench.config import Grid, Row, as_spec
+from mimbench.config import Grid, Recipe, Row, as_spec
 from mimbench.data.images import facts
 from mimbench.errors import UserError
+from mimbench.parts import Grid as Patches
 from mimbench.store import RunFolder, Store, run_name
 
 TOKENIZER_VERSION = 1  # raised when the numbers of a kind of run change
@@ -48,13 +51,20 @@ class Plan:
         return name
 
     def of_seed(self, seed: int) -> set[str]:
-        return {name for row in self.rows.values() for name in row[seed].values()}
+        return {name for row in self.rows.values() for name in row.get(seed, {}).values()}
 
     def record(self) -> dict[str, Any]:
         """What the report needs to know of the grid, as JSON."""
         grid = self.grid
         columns = [
-            {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "summary": c.summary, "fingerprint": c.fingerprint}
+            {
+                "protocol": c.name,
+                "label": c.label,
+                "metric": c.metric,
+                "unit": c.unit,
+                "summary": c.summary,
+                "fingerprint": c.fingerprint,
+            }
             for c in self.columns
         ]
         rows = [
@@ -90,10 +100,11 @@ def make_plan(grid: Grid) -> Plan:
     plan = Plan(grid, columns, rows={row.name: {} for row in grid.rows})
     for row in grid.rows:
         check_pairing(row, grid)
-    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows}
+    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows if row.name in grid.chosen}
     evaluations = _evaluation_specs(grid, columns)
+    chosen = [row for row in grid.rows if row.name in grid.chosen]
     for seed in grid.seeds:
-        for row in grid.rows:
+        for row in chosen:
             plan.rows[row.name][seed] = _plan_row(plan, row, seed, bases[row.name], evaluations)
     return plan
 
@@ -111,7 +122,12 @@ def _base_specs(row: Row, grid: Grid, precision: str) -> dict[str, dict[str, Any
     images = training.pop("images")
     shared = {"threads": grid.threads}
     parts = {k: getattr(recipe, k) for k in ("tokenizer", "masker", "loss", "decoder")}
-    full = {**parts, "encoder": as_spec(recipe.encoder), "data": data, "schedule": _resolved(recipe.schedule, precision)}
+    full = {
+        **parts,
+        "encoder": as_spec(recipe.encoder),
+        "data": data,
+        "schedule": _resolved(recipe.schedule, precision),
+    }
     return {
         "tokenizer": {"kind": "tokenizer", "version": TOKENIZER_VERSION, "tokenizer": recipe.tokenizer, "training": training,
                       "patch": recipe.encoder.patch, "data": {**data, "images": images or data["images"]}, **shared},
@@ -125,7 +141,12 @@ def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec]) -> list
     counts = {"labelled": evaluation.labelled, "val": evaluation.val, "test": evaluation.test}
     specs = []
     for column in columns:
-        protocol = {"name": column.name, "version": column.version, "fingerprint": column.fingerprint, "settings": column.settings}
+        protocol = {
+            "name": column.name,
+            "version": column.version,
+            "fingerprint": column.fingerprint,
+            "settings": column.settings,
+        }
         extra = {"segmentation_data": evaluation.segmentation_data} if column.name == "segmentation" else {}
         specs.append({"kind": column.name, "version": column.version, "protocol": protocol, "metric": column.metric,
                       "data": data, "counts": counts, "threads": grid.threads, **extra})  # fmt: skip
@@ -152,26 +173,28 @@ def _plan_row(
 
 
 def _is_trained(tokenizer: dict[str, Any]) -> bool:
-    return bool(registry.part_class("tokenizer", tokenizer["type"], "tokenizer").trained)  # type: ignore[attr-defined]
+    return bool(registry.part_class("tokenizer", tokenizer["type"], "tokenizer").trained)
 
 
 def check_pairing(row: Row, grid: Grid) -> None:
     """What cannot work together is said while planning, naming both parts."""
     recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
     if recipe.data.size != grid.evaluation.data.size:
-        raise UserError(f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {grid.evaluation.data.size} px.")
+        raise UserError(
+            f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {grid.evaluation.data.size} px."
+        )
     if not recipe.pretrain:
         return
-    tokenizer, masker, loss, decoder = (
-        registry.part_class(kind, getattr(recipe, kind)["type"], kind) for kind in ("tokenizer", "masker", "loss", "decoder")
+    tokenizer, loss, decoder = (
+        registry.part_class(kind, getattr(recipe, kind)["type"], kind) for kind in ("tokenizer", "loss", "decoder")
     )
-    target, expects = tokenizer.target, loss.expects  # type: ignore[attr-defined]
+    target, expects = tokenizer.target, loss.expects
     if target != expects:
         raise UserError(
             f"{place}: tokenizer '{recipe.tokenizer['type']}' gives {target}, loss '{recipe.loss['type']}' expects {expects}."
         )
     if recipe.encoder.masking == "drop":
-        if not decoder.restores_grid:  # type: ignore[attr-defined]
+        if not decoder.restores_grid:
             raise UserError(
                 f"{place}: encoder.masking 'drop' leaves the visible patches alone; decoder '{recipe.decoder['type']}' "
                 "does not restore the grid. Use 'transformer', or masking 'token'."
@@ -181,8 +204,25 @@ def check_pairing(row: Row, grid: Grid) -> None:
                 f"{place}: encoder.masking 'drop' needs the same number of masked patches in every image; masker "
                 f"'{recipe.masker['type']}' does not give that. Use 'random', or 'blockwise' with exact: true."
             )
-    if recipe.masker["type"] == "none" and recipe.loss["over"] == "masked":
-        raise UserError(f"{place}: masker 'none' masks nothing, so loss '{recipe.loss['type']}' needs over: all.")
+    _check_on_grid(recipe, place)
+
+
+def _check_on_grid(recipe: Recipe, place: str) -> None:
+    """Draw one mask and build the tokenizer once: what depends on the number of patches fails here."""
+    side = recipe.data.size // recipe.encoder.patch
+    try:
+        drawn = registry.build("masker", recipe.masker)(8, (side, side), torch.Generator().manual_seed(0))
+        tokenizer = registry.build("tokenizer", recipe.tokenizer)
+        if tokenizer.trained:
+            with torch.device("meta"):
+                tokenizer.build(Patches(side, side, recipe.encoder.patch))
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
+    masker = recipe.masker["type"]
+    if recipe.loss["over"] == "masked" and not drawn.any():
+        raise UserError(f"{place}: masker '{masker}' masks nothing, so loss '{recipe.loss['type']}' needs over: all.")
+    if recipe.encoder.masking == "drop" and drawn.all():
+        raise UserError(f"{place}: masker '{masker}' hides every patch, and encoder.masking 'drop' would see none.")
 
 
 # what is done, and what is left to pay
@@ -233,7 +273,11 @@ def _guess(spec: dict[str, Any], plan: Plan) -> float:
         images = 3 * schedule["steps"] * schedule["batch"]
     else:
         settings, counts = spec["protocol"]["settings"], spec["counts"]
-        trained = (counts["labelled"] or 1000) * settings["epochs"] * 3 * len(settings["learning_rates"]) if "clip" in settings else 0
+        trained = (
+            (counts["labelled"] or 1000) * settings["epochs"] * 3 * len(settings["learning_rates"])
+            if "clip" in settings
+            else 0
+        )
         heavier = 2 if spec["kind"] == "segmentation" else 1
         images = heavier * trained + sum(c or 1000 for c in counts.values())
     return images * flops / FLOPS_PER_SECOND
@@ -245,7 +289,11 @@ def disk_bytes(plan: Plan) -> int:
     for run in plan.runs.values():
         if run.kind in ("linear_probe", "knn"):
             continue
-        encoder = run.spec["recipe"]["encoder"] if run.kind == "pretrain" else run.spec.get("encoder", {"depth": 1, "dim": 64})
+        encoder = (
+            run.spec["recipe"]["encoder"]
+            if run.kind == "pretrain"
+            else run.spec.get("encoder", {"depth": 1, "dim": 64})
+        )
         copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
         total += copies * 4 * 12 * encoder["depth"] * encoder["dim"] ** 2
     return total

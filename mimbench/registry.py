@@ -42,7 +42,7 @@ def load_plugins() -> None:
             ) from error
 
 
-def part_class(kind: str, name: str, place: str) -> type:
+def part_class(kind: str, name: str, place: str) -> Any:
     """The class registered as `name`, or at the dotted path `name`."""
     if "." in name:
         return _import_path(kind, name, place)
@@ -50,11 +50,10 @@ def part_class(kind: str, name: str, place: str) -> type:
     modules = REGISTRIES[kind].module_dict
     if name not in modules:
         raise unknown(f"{place}.type", kind, name, modules)
-    found: type = modules[name]
-    return found
+    return modules[name]
 
 
-def _import_path(kind: str, path: str, place: str) -> type:
+def _import_path(kind: str, path: str, place: str) -> Any:
     module_name, _, attribute = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -63,8 +62,7 @@ def _import_path(kind: str, path: str, place: str) -> type:
     if not isinstance(getattr(module, attribute, None), type):
         classes = [k for k, v in vars(module).items() if isinstance(v, type)]
         raise UserError(f"{place}.type: no class '{attribute}' in {module_name}.{nearest(attribute, classes)}")
-    found: type = getattr(module, attribute)
-    return found
+    return getattr(module, attribute)
 
 
 def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def _attempt(store: Store, folder: RunFolder, place: Place) -> str:
         torch.set_num_threads(spec["threads"])
     started = time.monotonic()
     before = _elapsed_before(folder)
-    attempt = folder.begin_attempt({**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world})
+    attempt = folder.begin_attempt(
+        {**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world}
+    )
     try:
         result, images = KINDS[spec["kind"]](store, folder, spec, place)
         seconds = before + time.monotonic() - started
@@ -165,7 +167,13 @@ def evaluate(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place
     measured = _evaluator(spec["kind"])(subject, spec["protocol"]["settings"], place)
     images = measured.pop("images", 0)
     data = {"name": spec["data"]["name"], "fingerprint": _data_fingerprint(spec)}
-    return {"metric": spec["metric"], "protocol": spec["protocol"], "data": data, "parents": parents, **measured}, images
+    return {
+        "metric": spec["metric"],
+        "protocol": spec["protocol"],
+        "data": data,
+        "parents": parents,
+        **measured,
+    }, images
 
 
 def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str, Any]]:
@@ -192,7 +200,9 @@ def _tuples(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _stream(images: Any, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place) -> Callable[[int], Any]:
     def start_at(step: int) -> Any:
-        sampler = BatchSampler(len(images), schedule.batch, schedule.steps, seed, start=step, rank=place.rank, world=place.world)
+        sampler = BatchSampler(
+            len(images), schedule.batch, schedule.steps, seed, start=step, rank=place.rank, world=place.world
+        )
         return batches(Keyed(images, seed), sampler, workers=place.workers, pin=place.device.type == "cuda")
 
     return start_at
@@ -210,5 +220,7 @@ KINDS: dict[str, Callable[[Store, RunFolder, dict[str, Any], Place], tuple[dict[
 
 def default_place() -> Place:
     """The first GPU that is visible, else the CPU."""
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
     return Place(device=device)

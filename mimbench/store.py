@@ -172,7 +172,9 @@ class RunFolder:
     def spec(self) -> dict[str, Any]:
         spec = read_json(self.path / "spec.json")
         if run_name(spec) != self.name:
-            raise UserError(f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {run_name(spec)}).")
+            raise UserError(
+                f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {run_name(spec)})."
+            )
         return spec
 
     # how far it is

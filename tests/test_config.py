@@ -72,7 +72,7 @@ def test_another_type_takes_none_of_the_former_types_arguments(tmp_path):
         ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features"]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]}, ["drop", "'linear'", "restore"]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}, "decoder": "transformer"}]}, ["'blockwise'", "same number"]),
-        ({"rows": [{"name": "a", "masker": "none"}]}, ["'none' masks nothing", "over: all"]),
+        ({"rows": [{"name": "a", "masker": "none"}]}, ["masks nothing", "over: all"]),
         ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),
     ],

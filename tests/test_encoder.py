@@ -32,7 +32,9 @@ def half_hidden(count=2, patches=16):
 
 def test_without_masks_it_is_timms_vit():
     ours = Encoder(EncoderConfig(**SMALL), 16).eval()
-    theirs = VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, global_pool="token").eval()
+    theirs = VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, global_pool="token"
+    ).eval()
     theirs.load_state_dict(ours.body.state_dict())
     features = theirs.forward_features(images())
     encoded = ours(images())

@@ -89,6 +89,8 @@ def test_registries_refuse_to_be_imported_under_another_name():
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-c", "import registries"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", "import registries"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert "mimbench.registries" in done.stderr
     assert done.returncode != 0

@@ -169,7 +169,7 @@ def test_a_broken_grid_file_is_named(store, broken):
         ({"protocol": protocol(FINETUNE, epochs=30)}, "Setting epochs: 20 .* against 30"),
         ({"protocol": {**protocol(FINETUNE), "version": 2}}, r"protocol.version: 1 .* against 2"),
         ({"data": {"name": "shapes", "fingerprint": "e" * 12}}, "data.fingerprint"),
-        ({"metric": "top5", "metrics": {"top5": 90.0, "accuracy": 60.0}}, "metric: the grid asks for \"accuracy\""),
+        ({"metric": "top5", "metrics": {"top5": 90.0, "accuracy": 60.0}}, 'metric: the grid asks for "accuracy"'),
     ],
 )
 def test_numbers_of_another_ruler_are_refused_with_the_field_and_the_runs(store, change, named):

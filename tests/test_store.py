@@ -149,7 +149,9 @@ def _race(path, start, results):
 
 def test_of_many_that_race_for_a_dead_claim_one_wins(tmp_path):
     folder = made(tmp_path)
-    (folder.path / "claim-3").write_text(json.dumps({"machine": store_module._machine(), "pid": 2**22 + 1, "start": "0"}))
+    (folder.path / "claim-3").write_text(
+        json.dumps({"machine": store_module._machine(), "pid": 2**22 + 1, "start": "0"})
+    )
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     racers = [context.Process(target=_race, args=(str(folder.path), start, results)) for _ in range(8)]

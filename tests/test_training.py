@@ -24,6 +24,7 @@ from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.run import execute
 from mimbench.store import Store
 
+
 def planned(ablations, store, *sets, row="no-tokens", kind="pretrain"):
     plan = make_plan(load_grid(ablations, scale="smoke", seeds=1, only=(row,), sets=(*SMALL, *sets)))
     name = plan.rows[row][0][kind]
@@ -176,7 +177,9 @@ def test_the_masks_of_the_ranks_are_cut_from_those_of_the_whole_batch(ablations)
     objective = objective_of(ablations)
     raw = torch.rand(8, 3, 32, 32)
     whole = objective.prepare({"raw": raw}, 5, Place())[0]["masks"]
-    halves = [objective.prepare({"raw": part}, 5, Place(rank=r, world=2))[0]["masks"] for r, part in enumerate(raw.split(4))]
+    halves = [
+        objective.prepare({"raw": part}, 5, Place(rank=r, world=2))[0]["masks"] for r, part in enumerate(raw.split(4))
+    ]
     assert torch.equal(whole.hidden, torch.cat([h.hidden for h in halves]))
     assert all(h.total == whole.total for h in halves)
 
@@ -263,5 +266,3 @@ def test_a_step_on_a_gpu_never_waits_for_it(ablations):
 def test_places_change_nothing_that_is_hashed():
     assert not {"workers", "micro_batch", "rank", "world"} & set(ScheduleConfig.__dataclass_fields__)
     assert replace(Place(), workers=3).workers == 3
-
-

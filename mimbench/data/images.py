@@ -31,7 +31,9 @@ EVERY_NTH_HELD_OUT = 20  # of a folder's training images, for choosing hyper-par
 class Images:
     """One split: uint8 images in memory or files on disk, drawn as batches of the view `raw` in [0, 1]."""
 
-    def __init__(self, source: np.ndarray | Sequence[Path], labels: np.ndarray, classes: int, config: DataConfig) -> None:
+    def __init__(
+        self, source: np.ndarray | Sequence[Path], labels: np.ndarray, classes: int, config: DataConfig
+    ) -> None:
         self.source, self.labels, self.classes, self.config = source, labels, classes, config
 
     def __len__(self) -> int:
@@ -97,7 +99,9 @@ def _centre(image: Image.Image, size: int) -> np.ndarray:
     """Shorter side to size / 0.875, bicubic, then the centre; small images are only resized."""
     short = round(size / 0.875) if size >= 160 else size
     scale = short / min(image.size)
-    image = image.resize((max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BICUBIC
+    )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -114,11 +118,15 @@ def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.nd
         width = min(image.width, max(1, round(float(np.sqrt(area * aspect)))))
         height = min(image.height, max(1, round(float(np.sqrt(area / aspect)))))
         left, top = int(draws[3] * (image.width - width + 1)), int(draws[4] * (image.height - height + 1))
-        view = image.resize((config.size, config.size), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+        view = image.resize(
+            (config.size, config.size), Image.Resampling.BICUBIC, (left, top, left + width, top + height)
+        )
     if config.flip and draws[0] < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.jitter:
-        for enhance, draw in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True):
+        for enhance, draw in zip(
+            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True
+        ):
             view = enhance(view).enhance(1 + config.jitter * (2 * float(draw) - 1))
     return np.asarray(view)
 
@@ -170,7 +178,9 @@ def _folder(name: str) -> Path:
     """$MIMBENCH_DATA/<name>, with train/ and val/, a folder a class."""
     root = os.environ.get(DATA_ROOT)
     if not root:
-        raise UserError(f"data.name: '{name}' is a folder of images: say in {DATA_ROOT} where data sets lie. Embedded: shapes.")
+        raise UserError(
+            f"data.name: '{name}' is a folder of images: say in {DATA_ROOT} where data sets lie. Embedded: shapes."
+        )
     folder = Path(root) / name
     if not (folder / "train").is_dir() or not (folder / "val").is_dir():
         there = [p.name for p in Path(root).iterdir() if p.is_dir()] if Path(root).is_dir() else []

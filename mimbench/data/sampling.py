@@ -44,7 +44,9 @@ class BatchSampler:
     Yields for each step from `start` the list of keys of this rank. Epochs run on across batches: no short batch.
     """
 
-    def __init__(self, size: int, batch: int, steps: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, size: int, batch: int, steps: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         if batch % world:
             raise ValueError(f"a batch of {batch} cannot be cut into {world} equal ranks")
         self.size, self.batch, self.steps, self.seed = size, batch, steps, seed

@@ -37,7 +37,10 @@ class Classifier(Objective):
             nn.init.zeros_(self.head.bias)
 
     def prepare(self, batch: dict[str, Tensor], step: int, place: Place) -> list[Any]:
-        size, share = min(place.micro_batch or len(batch["raw"]), len(batch["raw"])), 1 / (len(batch["raw"]) * place.world)
+        size, share = (
+            min(place.micro_batch or len(batch["raw"]), len(batch["raw"])),
+            1 / (len(batch["raw"]) * place.world),
+        )
         pairs = zip(batch["raw"].split(size), batch["label"].split(size), strict=True)
         return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
 
@@ -46,7 +49,10 @@ class Classifier(Objective):
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
         scores = self.logits(micro["raw"]).float()
-        return F.cross_entropy(scores, micro["label"], label_smoothing=self.label_smoothing, reduction="sum") * micro["share"]
+        return (
+            F.cross_entropy(scores, micro["label"], label_smoothing=self.label_smoothing, reduction="sum")
+            * micro["share"]
+        )
 
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -58,10 +64,20 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
         model = Classifier(encoder, train.classes, settings["label_smoothing"], subject.seed)
         schedule = schedule_of(settings, rate, len(train))
         seed = derive(subject.seed, "finetune")
-        sampler = lambda start: BatchSampler(len(train), schedule.batch, schedule.steps, seed, start=start,  # noqa: E731
+        sampler = lambda start: BatchSampler(len(train), schedule.batch, schedule.steps, seed, start=start,
                                              rank=place.rank, world=place.world)  # fmt: skip
-        stream: Callable[[int], Iterator[Any]] = lambda start: batches(Keyed(train, seed), sampler(start), workers=place.workers)  # noqa: E731
-        fit(model, stream, schedule, subject.work / seed_name, seed, place, lr_scale=layer_decay(model.encoder, settings["layer_decay"]))
+        stream: Callable[[int], Iterator[Any]] = lambda start: batches(
+            Keyed(train, seed), sampler(start), workers=place.workers
+        )
+        fit(
+            model,
+            stream,
+            schedule,
+            subject.work / seed_name,
+            seed,
+            place,
+            lr_scale=layer_decay(model.encoder, settings["layer_decay"]),
+        )
         return model
 
     return sweep(
@@ -132,5 +148,3 @@ def accuracy(model: Classifier, images: Images, device: torch.device, bf16: bool
             scores = model.logits(images.plain(index).to(device))
         correct.append(scores.argmax(-1).cpu() == torch.from_numpy(images.labels[start : start + len(index)]))
     return percent(torch.cat(correct))
-
-

@@ -24,7 +24,10 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     labels = torch.from_numpy(train.labels)
     neighbours = [k for k in settings["neighbours"] if k <= len(labels)]
     table = torch.stack(
-        [_accuracies(held_out[i], bank[i], labels, val.labels, train.classes, neighbours, settings) for i in range(len(bank))]
+        [
+            _accuracies(held_out[i], bank[i], labels, val.labels, train.classes, neighbours, settings)
+            for i in range(len(bank))
+        ]
     )  # (depth, neighbours)
     best = int(table.flatten().argmax())
     layer, column = best // len(neighbours), best % len(neighbours)
@@ -41,7 +44,13 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
 
 
 def _accuracies(
-    queries: Tensor, bank: Tensor, labels: Tensor, truth: Any, classes: int, neighbours: list[int], settings: dict[str, Any]
+    queries: Tensor,
+    bank: Tensor,
+    labels: Tensor,
+    truth: Any,
+    classes: int,
+    neighbours: list[int],
+    settings: dict[str, Any],
 ) -> Tensor:
     answers = torch.from_numpy(truth)
     votes = [_votes(queries, bank, labels, classes, k, settings["temperature"]) for k in neighbours]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
-from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
 from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
 from mmseg.evaluation import IoUMetric
@@ -110,7 +110,9 @@ def _pipeline(train: bool, settings: dict[str, Any], size: int) -> list[dict[str
         return [*load, *([{"type": Resize, "scale": tuple(scale), "keep_ratio": True}] if scale else []), *masks, *pack]
     augment: list[dict[str, Any]] = []
     if settings["resize"]:
-        augment.append({"type": RandomResize, "scale": tuple(settings["resize"]), "ratio_range": (0.5, 2.0), "keep_ratio": True})
+        augment.append(
+            {"type": RandomResize, "scale": tuple(settings["resize"]), "ratio_range": (0.5, 2.0), "keep_ratio": True}
+        )
         augment.append({"type": RandomCrop, "crop_size": (size, size), "cat_max_ratio": 0.75})
     augment.append({"type": RandomFlip, "prob": 0.5})
     if settings["photometric"]:
@@ -120,7 +122,9 @@ def _pipeline(train: bool, settings: dict[str, Any], size: int) -> list[dict[str
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     root, size = _root(subject), settings["crop"] or subject.data.size
-    splits = {s: ade.dataset(root, s, _pipeline(s == "labelled", settings, size), subject.counts[s]) for s in ade.FOLDERS}
+    splits = {
+        s: ade.dataset(root, s, _pipeline(s == "labelled", settings, size), subject.counts[s]) for s in ade.FOLDERS
+    }
     train, classes = splits["labelled"], splits["labelled"].metainfo["classes"]
 
     def train_one(rate: float, name: str) -> Segmenter:
@@ -128,11 +132,13 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
         model = Segmenter(encoder, len(classes), settings, subject.seed, size)
         schedule = schedule_of(settings, rate, len(train))
         seed = derive(subject.seed, "segmentation")
-        sampler = lambda start: BatchSampler(len(train), schedule.batch, schedule.steps, seed, start=start,  # noqa: E731
+        sampler = lambda start: BatchSampler(len(train), schedule.batch, schedule.steps, seed, start=start,
                                              rank=place.rank, world=place.world)  # fmt: skip
-        stream: Callable[[int], Iterator[Any]] = lambda start: batches(ade.Seeded(train, seed), sampler(start), workers=place.workers)  # noqa: E731
+        stream: Callable[[int], Iterator[Any]] = lambda start: batches(
+            ade.Seeded(train, seed), sampler(start), workers=place.workers
+        )
         decay = layer_decay(encoder, settings["layer_decay"])
-        scale: Callable[[str], float] = lambda n: decay(n.removeprefix("model.backbone."))  # noqa: E731
+        scale: Callable[[str], float] = lambda n: decay(n.removeprefix("model.backbone."))
         fit(model, stream, schedule, subject.work / name, seed, place, lr_scale=scale)
         return model
 
@@ -153,7 +159,9 @@ def _root(subject: Subject) -> Path:
         return ade.write_shapes(subject.data, subject.counts, subject.cache)
     folder = Path(os.environ.get(DATA_ROOT, "")) / subject.segmentation_data
     if not (folder / "images" / "training").is_dir():
-        raise UserError(f"evaluation.segmentation_data: no ADE20K layout (images/training) in {folder}; see {DATA_ROOT}.")
+        raise UserError(
+            f"evaluation.segmentation_data: no ADE20K layout (images/training) in {folder}; see {DATA_ROOT}."
+        )
     return folder
 
 
@@ -170,7 +178,7 @@ def measure(model: Segmenter, dataset: Any, device: torch.device, bf16: bool) ->
             samples = network(**data, mode="predict")
         metric.process(batch, [sample.to_dict() for sample in samples])
     totals = [sum(column) for column in zip(*metric.results, strict=True)]
-    intersect, union, _, label = (t.double().numpy() for t in totals)
+    intersect, union, _, _ = (t.double().numpy() for t in totals)
     summary = metric.evaluate(len(dataset))
     with np.errstate(invalid="ignore", divide="ignore"):
         per_class = 100 * intersect / union

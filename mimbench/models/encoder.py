@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from timm.models.beit import Beit
@@ -24,7 +25,7 @@ class Encoder(nn.Module):
         self.config = config
         self.dim, self.depth = config.dim, config.depth
         self.grid = Grid(size // config.patch, size // config.patch, config.patch)
-        self.body = _body(config, size, config.drop_path if drop_path is None else drop_path)
+        self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
         has_token = masked and config.masking == "token"
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
         self._initialise()
@@ -78,10 +79,10 @@ class Encoder(nn.Module):
 
 
 def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
-    common = dict(img_size=size, patch_size=config.patch, embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
+    common: dict[str, Any] = dict(img_size=size, patch_size=config.patch, embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
                   mlp_ratio=config.mlp_ratio, num_classes=0, global_pool="token", drop_path_rate=drop_path,
                   init_values=config.layer_scale)  # fmt: skip
-    body: nn.Module
+    body: Any
     if config.type == "beit":
         body = Beit(**common, use_abs_pos_emb=config.positions != "none",
                     use_shared_rel_pos_bias=config.relative_positions == "shared")  # fmt: skip
@@ -97,4 +98,4 @@ def prefer_unfused_attention(model: nn.Module) -> None:
     """On CPU in bf16, plain matrix products are faster than the fused kernel's backward (see `make bench`)."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            setattr(module, "fused_attn", False)  # noqa: B010 (not every module has it)

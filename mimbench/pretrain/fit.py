@@ -39,6 +39,8 @@ AGREE_EVERY = 8  # steps between the ranks' asking one another whether to stop
 class Objective(nn.Module):
     """What a training minimises."""
 
+    may_leave_unused = False  # some parameter may take no part in a step: DDP has to look for it
+
     def prepare(self, batch: Any, step: int, place: Place) -> list[Any]:
         """This rank's batch -> the inputs of its micro-batches. On the CPU, from (seed, step)."""
         raise NotImplementedError
@@ -85,7 +87,9 @@ def learning_rate(schedule: ScheduleConfig | TokenizerTraining, step: int) -> fl
     return schedule.min_lr + 0.5 * (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * done))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, scale: Callable[[str], float] = lambda name: 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
     """No decay for biases, norms, tokens and positions; `scale` multiplies a parameter's learning rate."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -101,12 +105,14 @@ def parameter_groups(model: nn.Module, weight_decay: float, scale: Callable[[str
 class Trainee(nn.Module):
     """Carries out one optimiser step: micro-batches, gradients averaged over ranks, clip, update."""
 
-    def __init__(self, objective: Objective, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place) -> None:
+    def __init__(
+        self, objective: Objective, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place
+    ) -> None:
         super().__init__()
         self.objective = objective.to(place.device)
         self.schedule, self.seed, self.place = schedule, seed, place
         # held in a list: DDP registers nothing of its own, and state_dict stays the objective's
-        self._call = [DistributedDataParallel(self.objective) if place.world > 1 else self.objective]
+        self._call: list[Any] = [self.objective if place.world == 1 else _wrapped(self.objective)]
         self.step = 0
         self.loss_sum = torch.zeros((), device=place.device)  # since the last logged step
 
@@ -127,6 +133,10 @@ class Trainee(nn.Module):
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return {} if norm is None else {"grad_norm": norm}
+
+
+def _wrapped(objective: Objective) -> nn.Module:
+    return DistributedDataParallel(objective, find_unused_parameters=objective.may_leave_unused)
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -307,7 +317,13 @@ def fit(
 
 
 def _runner(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, stream: Any, schedule: Any, folder: Path, checkpoint: Path, curve: Path
+    trainee: Trainee,
+    optimizer: torch.optim.Optimizer,
+    stream: Any,
+    schedule: Any,
+    folder: Path,
+    checkpoint: Path,
+    curve: Path,
 ) -> Runner:
     tensorboard = {"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]}
     unused = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")

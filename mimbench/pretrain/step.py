@@ -53,6 +53,8 @@ class Pretraining(Objective):
             torch.manual_seed(derive(seed, "decoder"))
             self.decoder = registry.build("decoder", recipe["decoder"])
             self.decoder.build(encoder.dim, tokenizer.width(encoder.grid), encoder.grid)
+        # a decoder that could restore the grid has nothing to restore where no patch is dropped
+        self.may_leave_unused = self.decoder.restores_grid and encoder.config.masking != "drop"
 
     def prepare(self, batch: dict[str, Tensor], step: int, place: Place) -> list[Any]:
         raw = batch["raw"]

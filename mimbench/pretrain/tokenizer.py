@@ -11,8 +11,7 @@ from torch import Tensor
 from mimbench import registry
 from mimbench.data.images import normalise
 from mimbench.data.sampling import derive, uniforms
-from mimbench.models.encoder import Grid
-from mimbench.parts import TrainedTokenizer
+from mimbench.parts import Grid, TrainedTokenizer
 from mimbench.pretrain.fit import Objective, Place
 
 
@@ -46,7 +45,9 @@ class TokenizerFit(Objective):
             return raw
         count = len(raw)
         keys = np.stack([np.full(count, step), place.rank * count + np.arange(count)], 1)
-        corner = torch.from_numpy((uniforms(derive(self.seed, "crop"), keys, 2) * (side - self.crop + 1)).astype(np.int64))
+        corner = torch.from_numpy(
+            (uniforms(derive(self.seed, "crop"), keys, 2) * (side - self.crop + 1)).astype(np.int64)
+        )
         span = torch.arange(self.crop)
         rows, columns = corner[:, :1] + span, corner[:, 1:] + span
         image = torch.arange(count)[:, None, None]

@@ -37,14 +37,18 @@ def read(name: str) -> dict[str, Any]:
     return yaml.safe_load((importlib.resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def load(name: str, scale: str, place: str, overrides: dict[str, Any] | None = None, precision: str = "fp32") -> ProtocolSpec:
+def load(
+    name: str, scale: str, place: str, overrides: dict[str, Any] | None = None, precision: str = "fp32"
+) -> ProtocolSpec:
     """A protocol at a scale. `overrides` come from --set protocols.NAME.KEY=VALUE and change the fingerprint."""
     if name not in NAMES:
         raise unknown(place, "protocol", name, NAMES)
     raw = read(name)
     scales = raw.pop("scales")
     if scale not in scales:
-        raise UserError(f"{place}: the protocol '{name}' has no settings for scale '{scale}'. It has: {', '.join(scales)}.")
+        raise UserError(
+            f"{place}: the protocol '{name}' has no settings for scale '{scale}'. It has: {', '.join(scales)}."
+        )
     settings = {**raw.pop("settings"), **scales[scale]}
     for key, value in (overrides or {}).items():
         if key not in settings:

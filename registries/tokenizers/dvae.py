@@ -63,7 +63,7 @@ class DiscreteVAE(TrainedTokenizer):
             raise ValueError(f"tokenizer 'dvae' needs a patch side that is a power of two, not {grid.patch} pixels.")
         stem = min(grid.patch, MAX_STEM)
         doublings = int(math.log2(grid.patch // stem))
-        blocks = lambda: [ConvBlock(self.hidden) for _ in range(self.layers)]  # noqa: E731
+        blocks = lambda: [ConvBlock(self.hidden) for _ in range(self.layers)]
         self.encoder = nn.Sequential(
             nn.Conv2d(grid.channels, self.hidden, stem, stride=stem),
             *[layer for _ in range(doublings) for layer in self._down()],
