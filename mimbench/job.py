@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from mimbench.pretrain.fit import Stop
 from mimbench.run import default_place, execute
 from mimbench.store import Store
 
-with contextlib.redirect_stdout(sys.stderr):
-    import mimbench.evals.segmentation  # noqa: F401 (warm: mmsegmentation takes seconds to import)
+# mmsegmentation takes seconds to import, and speaks of optional packages while it does
+with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    warnings.simplefilter("ignore")
+    import mimbench.evals.segmentation  # noqa: F401
 
-    registry.load_plugins()
+registry.load_plugins()
 
 PROGRESS_SECONDS = 1.0
 

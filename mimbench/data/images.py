@@ -55,9 +55,8 @@ class Images:
         table = np.asarray(keys, np.int64)
         draws = uniforms(seed, table, 8)
         if isinstance(self.source, np.ndarray) and self.config.crop is None and not self.config.jitter:
-            images = _shifted(np.asarray(self.source[table[:, 1]]), self.config.shift, draws[:, 1:3])
-            if self.config.flip:
-                images = np.where((draws[:, 0] < 0.5)[:, None, None, None], images[:, :, ::-1], images)
+            flipped = draws[:, 0] < (0.5 if self.config.flip else 0.0)
+            images = _moved(np.asarray(self.source[table[:, 1]]), self.config.shift, flipped, draws[:, 1:3])
             return _to_float(images)
         views = [_augment(self._image(i), self.config, d) for i, d in zip(table[:, 1], draws, strict=True)]
         return _to_float(np.stack(views))
@@ -67,16 +66,19 @@ class Images:
         return Image.fromarray(found) if isinstance(found, np.ndarray) else _open(found)
 
 
-def _shifted(images: np.ndarray, most: int, draws: np.ndarray) -> np.ndarray:
-    """Each image moved by up to `most` pixels either way; the border is repeated."""
-    if not most:
-        return images
+def _moved(images: np.ndarray, most: int, flipped: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Each image shifted by up to `most` pixels either way, the border repeated, and mirrored where `flipped`."""
     count, side = images.shape[:2]
-    offsets = (draws * (2 * most + 1)).astype(np.int64) - most
-    span = np.arange(side)
-    rows = np.clip(span + offsets[:, :1], 0, side - 1)[:, :, None]
-    columns = np.clip(span + offsets[:, 1:], 0, side - 1)[:, None, :]
-    return images[np.arange(count)[:, None, None], rows, columns]
+    if not most:
+        images[flipped] = images[flipped, :, ::-1]
+        return images
+    offsets = (draws * (2 * most + 1)).astype(np.int32) - most
+    span = np.arange(side, dtype=np.int32)
+    rows = np.clip(span + offsets[:, :1], 0, side - 1)
+    columns = np.clip(np.where(flipped[:, None], span[::-1], span) + offsets[:, 1:], 0, side - 1)
+    first = np.arange(count, dtype=np.int32) * side
+    index = (first[:, None, None] + rows[:, :, None]) * side + columns[:, None, :]
+    return images.reshape(-1, images.shape[-1])[index]
 
 
 def normalise(raw: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.nd
     """Random resized crop (area in config.crop, aspect 3/4 to 4/3), flip, jitter; all from the eight draws."""
     if config.crop is None:
         whole = _centre(image, config.size)
-        view = Image.fromarray(_shifted(whole[None], config.shift, draws[None, 1:3])[0])
+        view = Image.fromarray(_moved(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0])
     else:
         low, high = config.crop
         area = image.width * image.height * (low + (high - low) * draws[1])
