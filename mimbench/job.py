@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import sys
 import time
 import traceback
 import warnings
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mimbench import registry
+from mimbench import env, registry
 from mimbench.errors import Interrupted
 from mimbench.launch import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_TAKEN
 from mimbench.pretrain.fit import Stop
@@ -27,7 +26,11 @@ from mimbench.store import Store
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import mimbench.evals.segmentation  # noqa: F401
+from mimbench.evals import finetune as finetune  # all of the code now: an edit while a grid runs must not mix in
+from mimbench.evals import knn as knn
+from mimbench.evals import linear_probe as linear_probe
 
+env.facts()  # the commit of this code, not of what is checked out when a run starts
 registry.load_plugins()
 
 PROGRESS_SECONDS = 1.0

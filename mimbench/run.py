@@ -57,6 +57,7 @@ def _attempt(store: Store, folder: RunFolder, place: Place) -> str:
         if place.rank == 0:
             cost = {"seconds": round(seconds, 2), "images": images, "peak_memory_bytes": env.peak_memory(),
                     "device": _device_name(place), "host": env.facts()["host"], "energy_joules": None}  # fmt: skip
+            _check_same_weights(folder, result)
             folder.finish({"kind": spec["kind"], "version": spec["version"], **result}, cost)
         return "done"
     except Interrupted:
@@ -106,6 +107,15 @@ def _keep_weights(folder: RunFolder, state: dict[str, Any]) -> str:
     path = folder.work / WEIGHTS
     save_weights(state, path)
     return sha256_file(path)
+
+
+def _check_same_weights(folder: RunFolder, result: dict[str, Any]) -> None:
+    """A run done before, again for its lost weights: its children were told of other bits, if the machine differs."""
+    if folder.done() and folder.result().get("weights_sha256") != result.get("weights_sha256"):
+        raise RunFailed(
+            f"computed again, the weights are not the bits that its result.json speaks of (another machine or other "
+            f"versions?). Move {folder.path} and the runs that name it away to have them all done again"
+        )
 
 
 # the kinds of run

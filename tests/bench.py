@@ -68,7 +68,15 @@ def against_timm() -> None:
     image = normalise(raw)
     ours = make_encoder(CONFIG, 32, 0)
     prefer_unfused_attention(ours)
-    shape = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 0, "global_pool": ""}
+    shape = {
+        "img_size": 32,
+        "patch_size": 4,
+        "embed_dim": 64,
+        "depth": 4,
+        "num_heads": 2,
+        "num_classes": 0,
+        "global_pool": "",
+    }
     fused, unfused = VisionTransformer(**shape), VisionTransformer(**shape)
     prefer_unfused_attention(unfused)
     hidden = torch.rand(BATCH, 64) < 0.4
@@ -169,7 +177,9 @@ def start_up() -> None:
         print(f"mimbench {words[0]}: {statistics.median(seconds):.2f} s")
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import mimbench.job"], capture_output=True, check=True)
-    print(f"a cold process of a run (imports): {time.perf_counter() - begun:.2f} s; paid once a grid, by the fork server")
+    print(
+        f"a cold process of a run (imports): {time.perf_counter() - begun:.2f} s; paid once a grid, by the fork server"
+    )
 
 
 def planning() -> None:

@@ -19,7 +19,19 @@ PROTOCOLS = 4
 
 
 def command(results, *words, grid="configs/ablations.yaml"):
-    return [sys.executable, "-m", "mimbench.cli", "run", "grid", grid, "--scale", "smoke", "--results", str(results), *words]
+    return [
+        sys.executable,
+        "-m",
+        "mimbench.cli",
+        "run",
+        "grid",
+        grid,
+        "--scale",
+        "smoke",
+        "--results",
+        str(results),
+        *words,
+    ]
 
 
 def mimbench(results, *words, **more):
@@ -88,7 +100,9 @@ def test_interrupted_killed_and_called_again_it_ends_in_the_same_table(finished,
     link_cache(clean, results)
     words = ("--seeds", "1", "--on", "local:2", "--checkpoint-seconds", "0", *FEW)
     for kind in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(command(results, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(results, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         deadline, before = time.monotonic() + 60, attempts(results) if (results / "runs").exists() else 0
         while time.monotonic() < deadline and attempts(results) <= before:
             time.sleep(0.05)
@@ -121,7 +135,12 @@ def test_two_calls_at_the_same_time_do_each_run_once(finished, tmp_path):
     results = tmp_path / "results"
     link_cache(clean, results)
     both = [
-        subprocess.Popen(command(results, "--seeds", "1", "--on", "local:1", *FEW), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            command(results, "--seeds", "1", "--on", "local:1", *FEW),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for _ in range(2)
     ]
     for process in both:
@@ -155,7 +174,9 @@ def test_a_process_that_is_killed_is_told_as_failed(finished, tmp_path):
     results = tmp_path / "results"
     link_cache(clean, results)
     words = ("--seeds", "1", "--only", "no-tokens", "--set", "schedule.steps=100000", "--on", "local:1")
-    process = subprocess.Popen(command(results, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(results, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline, owner = time.monotonic() + 60, None
     while time.monotonic() < deadline and owner is None:
         time.sleep(0.2)
@@ -197,14 +218,18 @@ def test_help_takes_less_than_a_third_of_a_second():
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mimbench.cli", "--help"], cwd=ROOT, capture_output=True, check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-m", "mimbench.cli", "--help"], cwd=ROOT, capture_output=True, check=True, timeout=30
+        )
         seconds.append(time.perf_counter() - begun)
     assert min(seconds) < 0.3
 
 
 @pytest.mark.parametrize("kind", ["tokenizers", "maskers", "losses", "decoders", "protocols"])
 def test_list_names_every_part(kind):
-    done = subprocess.run([sys.executable, "-m", "mimbench.cli", "list", kind], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "mimbench.cli", "list", kind], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     folder = ROOT / ("mimbench/protocols" if kind == "protocols" else f"registries/{kind}")
     for path in folder.iterdir():

@@ -133,9 +133,16 @@ def sweep(
     return {
         "metrics": tested,
         "values": {"chosen": {"lr": best[0]}, "by_lr": by_lr, **detail},
-        "flags": at_edge("learning rate", best[0], rates),
+        "flags": at_edge("learning rate", best[0], rates) + all_tie(by_lr),
         "images": images * len(rates),
     }
+
+
+def all_tie(by_lr: dict[str, dict[str, float]]) -> list[str]:
+    """A flag where no learning rate was better than another: nothing was learned, or nothing was chosen."""
+    if len(by_lr) > 1 and len({v["val"] for v in by_lr.values()}) == 1:
+        return ["all learning rates tie on held-out images: none was chosen for being better"]
+    return []
 
 
 @torch.inference_mode()

@@ -80,7 +80,7 @@ class Stop:
 
 
 def learning_rate(schedule: ScheduleConfig | TokenizerTraining, step: int) -> float:
-    """Linear warm-up from 0, then half a cosine down to min_lr at the last step."""
+    """Of step 0, 1, ...: linear warm-up from 0, then half a cosine that reaches min_lr after the last step."""
     if step < schedule.warmup:
         return schedule.lr * step / schedule.warmup
     done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
@@ -191,7 +191,7 @@ class CurveHook(Hook):
         if runner.model.place.rank or not self.path.exists():
             return
         with self.path.open(newline="") as stream:
-            lines = list(csv.reader(stream))
+            lines = list(csv.reader(stream)) or [["step", "loss", "lr", "grad_norm"]]  # killed before its first line
         kept = [line for line in lines[1:] if len(line) == 4 and int(line[0]) <= runner.model.step]
         write_atomically(self.path, "".join(",".join(line) + "\n" for line in [lines[0], *kept]))
 

@@ -72,7 +72,8 @@ class Pretraining(Objective):
     def forward(self, micro: dict[str, Any]) -> Tensor:
         masks, grid = micro["masks"], self.encoder.grid
         batch = {"raw": micro["raw"], "image": normalise(micro["raw"])}
-        with torch.no_grad():
+        # in fp32: half precision turns some codes, and a tokenizer's fitness is measured in fp32 too
+        with torch.no_grad(), torch.autocast(micro["raw"].device.type, enabled=False):
             target = self._tokenizer[0](batch, grid)  # (B, N) codes or (B, N, D) features
         encoded = self.encoder(batch["image"], masks)
         prediction = self.decoder(encoded, masks)  # (M, width)
