@@ -291,9 +291,9 @@ def load_grid(
     recipe_sets = [(k, v) for k, v in settings if not k.startswith("protocols.")]
     expanded = _expand(raw, path)
     names = tuple(row["name"] for row, _ in expanded)
-    for name in only:
-        if name not in names:
-            raise unknown(f"{path}: --only", "row", name, names)
+    for row_name in only:
+        if row_name not in names:
+            raise unknown(f"{path}: --only", "row", row_name, names)
     rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in expanded)
     protocols = coerce(tuple[str, ...], raw.get("protocols", []), f"{path}: protocols")
     return Grid(

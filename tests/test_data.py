@@ -34,7 +34,13 @@ def test_draws_are_uniform_and_neighbouring_keys_are_unrelated():
     assert abs(np.corrcoef(draws[:, 0], draws[:, 1])[0, 1]) < 0.03
 
 
-@given(size=st.integers(1, 50), batch=st.integers(1, 12), steps=st.integers(1, 20), start=st.integers(0, 20), seed=st.integers(0, 99))
+@given(
+    size=st.integers(1, 50),
+    batch=st.integers(1, 12),
+    steps=st.integers(1, 20),
+    start=st.integers(0, 20),
+    seed=st.integers(0, 99),
+)
 def test_a_resumed_order_is_the_rest_of_the_whole_one(size, batch, steps, start, seed):
     whole = list(BatchSampler(size, batch, steps, seed))
     assert list(BatchSampler(size, batch, steps, seed, start=min(start, steps))) == whole[min(start, steps) :]
@@ -48,7 +54,7 @@ def test_a_resumed_order_is_the_rest_of_the_whole_one(size, batch, steps, start,
 def test_the_ranks_batches_are_cut_from_the_whole_one(world, steps):
     whole = list(BatchSampler(30, 8, steps, 0))
     ranks = [list(BatchSampler(30, 8, steps, 0, rank=r, world=world)) for r in range(world)]
-    assert [sum((rank[i] for rank in ranks), []) for i in range(steps)] == whole
+    assert [[key for rank in ranks for key in rank[i]] for i in range(steps)] == whole
 
 
 def pictures(count=6, side=8):

@@ -80,6 +80,8 @@ class Segmenter(Objective):
 
 
 def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> EncoderDecoder:
+    first = settings["first_class_weight"]
+    weights = {} if first == 1.0 else {"class_weight": [first] + [1.0] * (classes - 1)}
     norm = {"type": "SyncBN" if torch.distributed.is_initialized() else "BN", "requires_grad": True}
     head = {"num_classes": classes, "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.1}
     return EncoderDecoder(
@@ -89,10 +91,10 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
         neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
         decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
                      "channels": settings["channels"], **head,
-                     "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 1.0}},
+                     "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 1.0, **weights}},
         auxiliary_head={"type": FCNHead, "in_channels": dim, "in_index": 2, "num_convs": 1, "concat_input": False,
                         "channels": settings["auxiliary_channels"], **head,
-                        "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 0.4}},
+                        "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 0.4, **weights}},
         test_cfg=ConfigDict(mode="slide", crop_size=(size, size), stride=(size * 2 // 3, size * 2 // 3)),
     )  # fmt: skip
 
