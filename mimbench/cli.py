@@ -111,7 +111,7 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from mimbench.config import load_grid
+    from mimbench.grid import load_grid
     from mimbench.plan import make_plan
     from mimbench.report.published import lookup
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from mimbench import compat as compat
-from mimbench.config import EncoderConfig, ScheduleConfig, load_grid
+from mimbench.config import EncoderConfig, ScheduleConfig
 from mimbench.data.images import normalise
+from mimbench.grid import load_grid
 from mimbench.models.encoder import prefer_unfused_attention
 from mimbench.parts import Grid
 from mimbench.plan import make_plan

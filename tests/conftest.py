@@ -36,6 +36,6 @@ def store(tmp_path, cache):
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ablations():
     return str(ROOT / "configs" / "ablations.yaml")

@@ -9,8 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimbench.config import RECIPE_KEYS, load_grid, read_yaml
+from mimbench.config import RECIPE_KEYS
 from mimbench.errors import UserError
+from mimbench.grid import load_grid
+from mimbench.layers import read_yaml
 from mimbench.plan import make_plan
 from mimbench.store import canonical
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "store", "env", "compat", "coerce", "__init__"},
     {"registry", "parts", "models", "testing"},
-    {"config", "protocols", "plan", "data"},
+    {"config", "layers", "grid", "protocols", "plan", "data"},
     {"pretrain", "evals"},
     {"run"},
     {"launch", "job", "slurm", "display", "status"},

@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import SMALL
 
-from mimbench.config import ScheduleConfig, load_grid
+from mimbench.config import ScheduleConfig
 from mimbench.errors import Interrupted, RunFailed
+from mimbench.grid import load_grid
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
 from mimbench.pretrain.fit import Place, Stop, learning_rate, load_weights

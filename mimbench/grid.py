@@ -1,0 +1,264 @@
+"""A grid file -> rows: `base:` (one level), then the scale, then the row, then --set; rows times axes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mimbench.coerce import coerce
+from mimbench.config import PART_KINDS, RECIPE_KEYS, DataConfig, Evaluation, Grid, Row, dataclass_from, recipe_from
+from mimbench.errors import UserError, unknown
+from mimbench.layers import Layers, find, read_yaml
+
+GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "reference", "primary", "rows", "axes")
+ROW_KEYS = ("name", "label", "paper", "base", *RECIPE_KEYS)
+SCALE_KEYS = ("scale", "note", "threads", "parts", "evaluation", *RECIPE_KEYS)
+
+
+def load_grid(
+    name: str,
+    *,
+    scale: str | None = None,
+    seeds: int | None = None,
+    only: tuple[str, ...] = (),
+    sets: tuple[str, ...] = (),
+) -> Grid:
+    """Read a grid file and everything it refers to; all errors come before any compute."""
+    path = find(name)
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in GRID_KEYS:
+            raise unknown(f"{path}", "key", key, GRID_KEYS)
+    scale_name = coerce(str, scale or raw.get("scale", "tiny"), f"{path}: scale")
+    scale_path = find(scale_name, "scales", path)
+    scale_raw = read_yaml(scale_path)
+    for key in scale_raw:
+        if key not in SCALE_KEYS:
+            raise unknown(f"{scale_path}", "key", key, SCALE_KEYS)
+    settings = [_parse_set(s) for s in sets]
+    overrides = {k.partition(".")[2]: v for k, v in settings if k.startswith("protocols.")}
+    recipe_sets = [(k, v) for k, v in settings if not k.startswith("protocols.")]
+    expanded = _expand(raw, path)
+    names = tuple(row["name"] for row, _ in expanded)
+    for row_name in only:
+        if row_name not in names:
+            raise unknown(f"{path}: --only", "row", row_name, names)
+    rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in expanded)
+    protocols = coerce(tuple[str, ...], raw.get("protocols", []), f"{path}: protocols")
+    return Grid(
+        name=coerce(str, raw.get("name", path.stem), f"{path}: name"),
+        title=coerce(str, raw.get("title", path.stem), f"{path}: title"),
+        note=coerce(str, raw.get("note", ""), f"{path}: note").strip(),
+        config=name,
+        scale=scale_name,
+        scale_note=coerce(str, scale_raw.get("note", ""), f"{scale_path}: note").strip(),
+        reference=_reference(raw, names, path),
+        primary=_primary(raw, names, protocols, path),
+        seeds=_seeds(raw, seeds, path),
+        protocols=protocols,
+        threads=coerce(int, scale_raw.get("threads", 1), f"{scale_path}: threads"),
+        rows=rows,
+        chosen=only or names,
+        evaluation=_evaluation(scale_raw, scale_path, overrides),
+    )
+
+
+def _seeds(raw: dict[str, Any], wanted: int | None, path: Path) -> tuple[int, ...]:
+    written = raw.get("seeds", 3)
+    if wanted is not None:
+        if wanted < 1:
+            raise UserError("--seeds: must be at least 1.")
+        written = wanted
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = list(range(written))
+    seeds = coerce(tuple[int, ...], written, f"{path}: seeds")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(f"{path}: seeds: must be a number of seeds or a list of different numbers from 0.")
+    return seeds
+
+
+def _expand(raw: dict[str, Any], path: Path) -> list[tuple[dict[str, Any], str]]:
+    """`rows` x `axes` -> (row, place) pairs with names."""
+    rows = raw.get("rows", [{"name": "base"}])
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: rows: must be a list of rows.")
+    expanded: list[tuple[dict[str, Any], str]] = []
+    points = _points(raw.get("axes"), path)
+    for index, row in enumerate(rows):
+        place = f"{path}: rows.{index}"
+        if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+            raise UserError(f"{place}: must be a mapping with a `name`.")
+        for key in row:
+            if key not in ROW_KEYS:
+                raise unknown(place, "key", str(key), ROW_KEYS)
+        for point in points:
+            varied = copy.deepcopy(row)
+            for key, value in point.items():
+                _put(varied, key, value, f"{path}: axes")
+            if point:
+                tag = ",".join(f"{k.split('.')[-1]}={v}" for k, v in point.items())
+                varied["name"] = f"{row['name']}[{tag}]"
+                varied["label"] = f"{row.get('label', row['name'])} ({tag})"
+            expanded.append((varied, place))
+    names = [r["name"] for r, _ in expanded]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: rows: the name '{name}' is used twice.")
+    return expanded
+
+
+def _points(axes: Any, path: Path) -> list[dict[str, Any]]:
+    """The points that `axes: {product: .., zip: .., exclude: ..}` spans."""
+    if axes is None:
+        return [{}]
+    place = f"{path}: axes"
+    if not isinstance(axes, dict):
+        raise UserError(f"{place}: must be a mapping with product, zip or exclude.")
+    for key in axes:
+        if key not in ("product", "zip", "exclude"):
+            raise unknown(place, "key", str(key), ("product", "zip", "exclude"))
+    product, zipped, exclude = axes.get("product") or {}, axes.get("zip") or {}, axes.get("exclude") or []
+    for name, group in (("product", product), ("zip", zipped)):
+        if not isinstance(group, dict) or not all(isinstance(v, list) and v for v in group.values()):
+            raise UserError(f"{place}.{name}: must map dotted keys to lists of values.")
+    if not isinstance(exclude, list) or not all(isinstance(e, dict) for e in exclude):
+        raise UserError(f"{place}.exclude: must be a list of mappings from dotted keys to values.")
+    if len({len(v) for v in zipped.values()}) > 1:
+        raise UserError(f"{place}.zip: all lists must have the same length.")
+    for excluded in exclude:
+        for key in excluded:
+            if key not in product and key not in zipped:
+                raise unknown(f"{place}.exclude", "axis", str(key), [*product, *zipped])
+    zips = [dict(zip(zipped, values, strict=True)) for values in zip(*zipped.values(), strict=True)] if zipped else [{}]
+    points = []
+    for values in itertools.product(*product.values()):
+        for extra in zips:
+            point = {**dict(zip(product, values, strict=True)), **extra}
+            if not any(all(point[k] == v for k, v in e.items()) for e in exclude):
+                points.append(point)
+    if not points:
+        raise UserError(f"{place}: exclude leaves no point.")
+    return points
+
+
+def _put(target: dict[str, Any], dotted: str, value: Any, place: str) -> None:
+    *parents, last = dotted.split(".")
+    if (parents or [last])[0] not in RECIPE_KEYS:
+        raise unknown(place, "key", dotted, RECIPE_KEYS)
+    for key in parents:
+        inner = target.setdefault(key, {})
+        if isinstance(inner, str):  # `tokenizer: dvae`, written short
+            inner = target[key] = {"type": inner}
+        if not isinstance(inner, dict):
+            raise UserError(f"{place}: '{dotted}' goes into '{key}', which is not a mapping.")
+        target = inner
+    target[last] = value
+
+
+def _parse_set(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise UserError(f"--set {text}: must be written key.path=value.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not readable as YAML.") from error
+    if not key.startswith("protocols.") and key.split(".")[0] not in RECIPE_KEYS:
+        raise unknown("--set", "key", key, (*RECIPE_KEYS, "protocols"))
+    return key, parsed
+
+
+def _row(
+    row: dict[str, Any], place: str, grid: dict[str, Any], path: Path, scale: dict[str, Any], scale_path: Path,
+    sets: list[tuple[str, Any]],
+) -> Row:  # fmt: skip
+    """One row: base, then scale, then the row, then --set; then every part resolved."""
+    base_name = row.get("base", grid.get("base"))
+    layers = Layers()
+    if base_name is not None:
+        base_path = find(coerce(str, base_name, f"{place}.base"), "recipes", path)
+        base = read_yaml(base_path)
+        for key in base:
+            if key not in RECIPE_KEYS:
+                raise unknown(f"{base_path}", "key", key, RECIPE_KEYS)
+        layers.add(base, f"{base_path}: ")
+    layers.add({k: v for k, v in scale.items() if k in RECIPE_KEYS}, f"{scale_path}: ")
+    own = {k: v for k, v in row.items() if k in RECIPE_KEYS}
+    types = Layers()
+    types.add(layers.value, "")
+    types.add(own, "")
+    _add_part_sizes(layers, own, types.value, scale, scale_path)
+    layers.add(own, f"{place}.")
+    for key, value in sets:
+        nested: dict[str, Any] = {}
+        _put(nested, key, value, "--set")
+        layers.add(nested, "--set ")
+    try:
+        recipe = recipe_from(layers.value)
+    except UserError as error:
+        raise layers.located(error) from error
+    paper = row.get("paper")
+    if paper is not None and not isinstance(paper, dict):
+        raise UserError(f"{place}.paper: must be a mapping of columns of the published table to values.")
+    label = coerce(str, row.get("label", row["name"]), f"{place}.label")
+    return Row(row["name"], label, paper or None, recipe)
+
+
+def _add_part_sizes(
+    layers: Layers, own: dict[str, Any], final: dict[str, Any], scale: dict[str, Any], scale_path: Path
+) -> None:
+    """What the scale says of the parts this row ends up with: `parts: {masker: {blockwise: {min_block: 4}}}`."""
+    for kind, by_type in (scale.get("parts") or {}).items():
+        if kind not in PART_KINDS:
+            raise unknown(f"{scale_path}: parts", "kind of part", kind, PART_KINDS)
+        chosen = final.get(kind, {}).get("type") if isinstance(final.get(kind), dict) else None
+        if isinstance(chosen, str) and chosen in (by_type or {}):
+            if layers.value.get(kind, {}).get("type") != chosen:
+                layers.add({kind: {"type": chosen}}, "")
+            layers.add({kind: by_type[chosen]}, f"{scale_path}: parts.")
+
+
+def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) -> Evaluation:
+    raw = scale.get("evaluation", {})
+    keys = ("data", "segmentation_data", "labelled", "val", "test")
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: evaluation: must be a mapping.")
+    for key in raw:
+        if key not in keys:
+            raise unknown(f"{path}: evaluation", "key", key, keys)
+    nested: dict[str, dict[str, Any]] = {}
+    for dotted, value in overrides.items():
+        protocol, _, key = dotted.partition(".")
+        nested.setdefault(protocol, {})[key] = value
+    counts = {k: coerce(int | None, raw.get(k), f"{path}: evaluation.{k}") for k in ("labelled", "val", "test")}
+    data = dataclass_from(DataConfig, raw.get("data", {}), f"{path}: evaluation.data")
+    return Evaluation(
+        data, coerce(str, raw.get("segmentation_data", data.name), f"{path}: evaluation"), **counts, overrides=nested
+    )
+
+
+def _reference(raw: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
+    name = coerce(str, raw.get("reference", names[0]), f"{path}: reference")
+    if name not in names:
+        raise unknown(f"{path}: reference", "row", name, names)
+    return name
+
+
+def _primary(
+    raw: dict[str, Any], names: tuple[str, ...], protocols: tuple[str, ...], path: Path
+) -> dict[str, str] | None:
+    """The one comparison with the reference that is named beforehand."""
+    primary = raw.get("primary")
+    if primary is None:
+        return None
+    if not isinstance(primary, dict) or set(primary) != {"row", "protocol"}:
+        raise UserError(f"{path}: primary: must be written {{row: NAME, protocol: NAME}}.")
+    if primary["row"] not in names:
+        raise unknown(f"{path}: primary.row", "row", str(primary["row"]), names)
+    if primary["protocol"] not in protocols:
+        raise unknown(f"{path}: primary.protocol", "protocol", str(primary["protocol"]), protocols)
+    return {"row": primary["row"], "protocol": primary["protocol"]}
