@@ -188,6 +188,32 @@ def test_a_process_that_is_killed_is_told_as_failed(finished, tmp_path):
     assert "SIGKILL" in errors
 
 
+@pytest.mark.slow
+def test_on_a_terminal_every_run_has_a_bar_with_its_rate(finished, tmp_path):
+    import pty
+
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = command(results, "--seeds", "1", "--only", "no-tokens", "--set", "schedule.steps=900")
+    screen, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            data = os.read(screen, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    assert process.wait(60) == 0
+    assert re.search(rb"pretrain-[0-9a-f]{12}", shown)
+    assert re.search(rb"\d+/900 steps, \d+\.\d/s, \d+ s left", shown)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

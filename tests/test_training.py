@@ -267,3 +267,9 @@ def test_a_step_on_a_gpu_never_waits_for_it(ablations):
 def test_places_change_nothing_that_is_hashed():
     assert not {"workers", "micro_batch", "rank", "world"} & set(ScheduleConfig.__dataclass_fields__)
     assert replace(Place(), workers=3).workers == 3
+
+
+def test_tensorboard_curves_are_written_where_they_are_asked_for(ablations, tmp_path, cache):
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install mimbench[tensorboard]")
+    folder = trained(ablations, tmp_path, cache, "board", Place(tensorboard=True))
+    assert list(folder.work.rglob("events.out.tfevents.*"))
