@@ -61,13 +61,11 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
-class TokenizerTraining:
-    """How a tokenizer that must be trained first is trained: on crops of the recipe's images."""
+class TokenizerTraining(ScheduleConfig):
+    """How a tokenizer that must be trained first is trained, on the recipe's images."""
 
-    steps: int = 1000
     batch: int = 256
     lr: float = 1e-3
-    min_lr: float = 0.0
     warmup: int = 50
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)

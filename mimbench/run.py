@@ -208,7 +208,7 @@ def _tuples(spec: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
 
 
-def _stream(images: Any, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place) -> Callable[[int], Any]:
+def _stream(images: Any, schedule: ScheduleConfig, seed: int, place: Place) -> Callable[[int], Any]:
     def start_at(step: int) -> Any:
         sampler = BatchSampler(
             len(images), schedule.batch, schedule.steps, seed, start=step, rank=place.rank, world=place.world

@@ -14,11 +14,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
     return value
+
+
+def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Filled beside its place and renamed, so that no process sees half of it; the first of several wins."""
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fill(building)
+        os.rename(building, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
 
 
 def stamp() -> str:

@@ -6,10 +6,7 @@ images/{training,validation,test}/*, annotations/{...}/*.png; in a mask 0 = not 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +22,27 @@ from mimbench.config import DataConfig
 from mimbench.data import shapes
 from mimbench.data.images import load, load_masks
 from mimbench.data.sampling import derive
+from mimbench.store import make_folder_once
 
 FOLDERS = {"labelled": "training", "val": "validation", "test": "test"}
 
 
 def write_shapes(config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
     """The embedded data as PNG files in ADE20K's layout, once. The ground is a class, as sky and wall are in ADE20K."""
+
+    def fill(root: Path) -> None:
+        for split, folder in FOLDERS.items():
+            images, masks = load(config, split, cache).head(counts[split]), load_masks(config, split, cache)
+            for kind in ("images", "annotations"):
+                (root / kind / folder).mkdir(parents=True)
+            for index in range(len(images)):
+                name = f"shapes_{index:06d}.png"
+                Image.fromarray(np.asarray(images.source[index])).save(root / "images" / folder / name)
+                Image.fromarray(masks[index] + 1).save(root / "annotations" / folder / name)
+        (root / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
+
     sizes = "-".join(str(counts[s] or "all") for s in FOLDERS)
-    target = cache / f"shapes-ade-v{shapes.VERSION}-{config.size}-{sizes}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".ade-", dir=cache))
-    for split, folder in FOLDERS.items():
-        images, masks = load(config, split, cache).head(counts[split]), load_masks(config, split, cache)
-        for kind in ("images", "annotations"):
-            (building / kind / folder).mkdir(parents=True)
-        for index in range(len(images)):
-            name = f"shapes_{index:06d}.png"
-            Image.fromarray(np.asarray(images.source[index])).save(building / "images" / folder / name)
-            Image.fromarray(masks[index] + 1).save(building / "annotations" / folder / name)
-    (building / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
-    try:
-        os.rename(building, target)
-    except OSError:  # another process was faster
-        shutil.rmtree(building)
-    return target
+    return make_folder_once(cache / f"shapes-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
 
 
 def dataset(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:

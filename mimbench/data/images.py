@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from mimbench.config import DataConfig
 from mimbench.data import shapes
 from mimbench.data.sampling import derive, uniforms
 from mimbench.errors import UserError, unknown
-from mimbench.store import fingerprint
+from mimbench.store import fingerprint, make_folder_once
 
 SPLITS = ("train", "labelled", "val", "test")  # train: for pre-training, its labels unused
 SHAPES_COUNT = {"train": 20_000, "labelled": 1_000, "val": 1_000, "test": 2_000}
@@ -159,21 +157,14 @@ def load_masks(config: DataConfig, split: str, cache: Path) -> np.ndarray:
 
 
 def _shapes_cache(cache: Path, size: int) -> Path:
-    """The folder of the rendered splits. Made beside its place and renamed, so that no process sees half of it."""
-    target = cache / f"shapes-v{shapes.VERSION}-{size}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".shapes-", dir=cache))
-    for split, count in SHAPES_COUNT.items():
-        rendered = shapes.render(count, split, size)
-        for name, array in rendered._asdict().items():
-            np.save(building / f"{split}-{name}.npy", array)
-    try:
-        os.rename(building, target)
-    except OSError:  # another process was faster
-        shutil.rmtree(building)
-    return target
+    """The folder of the rendered splits."""
+
+    def fill(folder: Path) -> None:
+        for split, count in SHAPES_COUNT.items():
+            for name, array in shapes.render(count, split, size)._asdict().items():
+                np.save(folder / f"{split}-{name}.npy", array)
+
+    return make_folder_once(cache / f"shapes-v{shapes.VERSION}-{size}", fill)
 
 
 def _folder(name: str) -> Path:

@@ -27,7 +27,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mimbench.config import ScheduleConfig, TokenizerTraining
+from mimbench.config import ScheduleConfig
 from mimbench.data.sampling import derive
 from mimbench.errors import Interrupted, RunFailed
 from mimbench.store import write_atomically
@@ -79,7 +79,7 @@ class Stop:
         self.asked = True
 
 
-def learning_rate(schedule: ScheduleConfig | TokenizerTraining, step: int) -> float:
+def learning_rate(schedule: ScheduleConfig, step: int) -> float:
     """Of step 0, 1, ...: linear warm-up from 0, then half a cosine that reaches min_lr after the last step."""
     if step < schedule.warmup:
         return schedule.lr * step / schedule.warmup
@@ -105,9 +105,7 @@ def parameter_groups(
 class Trainee(nn.Module):
     """Carries out one optimiser step: micro-batches, gradients averaged over ranks, clip, update."""
 
-    def __init__(
-        self, objective: Objective, schedule: ScheduleConfig | TokenizerTraining, seed: int, place: Place
-    ) -> None:
+    def __init__(self, objective: Objective, schedule: ScheduleConfig, seed: int, place: Place) -> None:
         super().__init__()
         self.objective = objective.to(place.device)
         self.schedule, self.seed, self.place = schedule, seed, place
@@ -283,7 +281,7 @@ class BenchRunner(Runner):
 def fit(
     objective: Objective,
     stream: Callable[[int], Iterator[Any]],
-    schedule: ScheduleConfig | TokenizerTraining,
+    schedule: ScheduleConfig,
     folder: Path,
     seed: int,
     place: Place,
