@@ -1,33 +1,41 @@
 # Two commands on a fresh machine do everything: `make ablations` and `make test`.
+# Without a GPU on public PyPI, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB of CUDA packages.
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
-EXTRAS ?= test
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH_INDEX ?=
 
-.PHONY: ablations test check bench clean setup
+.PHONY: ablations test check lint bench clean setup setup-test
 
 setup: $(VENV)/.installed
+setup-test: $(VENV)/.installed-test
 
-# torch first and alone, at its pinned version: a range would take a newer build with CUDA and several GB
+# torch first and alone, at its pinned version: a range would take whatever build is newest
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test]'
 	touch $@
 
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-test: setup
+test: setup-test
 	$(PY) -m pytest
 
-check: setup
+lint: setup-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest
 
-bench: setup
+check: lint test
+
+bench: setup-test
 	$(PY) tests/bench.py
 
 clean:

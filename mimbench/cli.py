@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mimbench import __version__
-from mimbench.errors import UserError
+from mimbench.errors import UserError, unknown
 from mimbench.store import Store
 
 if TYPE_CHECKING:
@@ -22,8 +25,10 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    options.given = given
+    sys.path.append(os.getcwd())  # for parts named by a dotted path beside the config
     try:
         return options.function(options)
     except UserError as error:
@@ -35,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        print(f"mimbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--loader-workers", type=int, default=0, metavar="N", help="processes that load images, for each run"
     )
+    grid.add_argument("--micro-batch", type=int, metavar="N", help="images of one forward pass; gradients add up")
     grid.add_argument("--checkpoint-seconds", type=float, default=60, metavar="S", help="save this often (default: 60)")
     grid.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard curves too (pip install mimbench[tensorboard])"
@@ -132,23 +141,25 @@ def run_grid(options: argparse.Namespace) -> int:
         return _print_plan(plan, store)
     from mimbench import display, launch
 
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: tensorboard is not installed; pip install 'mimbench[tensorboard]'.")
     launch.prepare(plan, store)
     left = launch.wanted(plan, store)
     if not left:
         print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
-        return _finish(plan, store, launch.Outcome())
+        return _finish(plan, store, launch.Outcome(), options)
     watcher = display.make(len(plan.runs), len(plan.runs) - len(left))
     place = {
-        "workers": options.loader_workers,
-        "checkpoint_seconds": options.checkpoint_seconds,
-        "tensorboard": options.tensorboard,
-    }
+        "workers": options.loader_workers, "micro_batch": options.micro_batch,
+        "checkpoint_seconds": options.checkpoint_seconds, "tensorboard": options.tensorboard,
+    }  # fmt: skip
     local = launch.Local(store, plan, launch.process_count(processes), watcher, options=place)
     try:
         outcome = local.run(on_progress=_Tables(plan, store))
     finally:
         watcher.close()
-    return _finish(plan, store, outcome)
+    launch.merge_record(plan, store)  # another call may have written its rows meanwhile
+    return _finish(plan, store, outcome, options)
 
 
 class _Tables:
@@ -163,41 +174,55 @@ class _Tables:
 
     def __call__(self) -> None:
         ready = [s for s in self.open if self._complete(s)]
-        if ready and len(ready) < len(self.open):
-            from mimbench.report.build import build_report
-
-            build_report(self.store, self.plan.grid.name, self.plan.grid.scale)
-            print(f"seed {ready[0]} is complete: {self._folder() / 'index.html'}", file=sys.stderr)
         self.open = [s for s in self.open if s not in ready]
+        if ready and self.open:
+            grid = self.plan.grid
+            try:
+                from mimbench.report.build import build_report
 
-    def _folder(self) -> Path:
-        return self.store.report_folder(self.plan.grid.name, self.plan.grid.scale)
+                folder = build_report(self.store, grid.name, grid.scale)
+                print(f"seed {ready[0]} is complete: {folder / 'index.html'}", file=sys.stderr)
+            except Exception as error:  # a report must never end the training of the other seeds
+                print(f"seed {ready[0]} is complete; its report failed: {error}", file=sys.stderr)
 
 
-def _finish(plan: Plan, store: Store, outcome: Outcome) -> int:
-    """The table on stdout; on stderr where the report lies, what failed, and how to go on."""
+def _finish(plan: Plan, store: Store, outcome: Outcome, options: argparse.Namespace) -> int:
+    """What failed on stderr; the table on stdout, and as the last line how to go on."""
     from mimbench.report.build import build_report
     from mimbench.report.terminal import print_table
 
-    grid = plan.grid
-    folder = build_report(store, grid.name, grid.scale)
-    print_table(store, grid.name, grid.scale)
     for name in outcome.failed:
         failure = store.run(name).last_failure() or {}
         print(f"failed: {name}: {failure.get('type')}: {failure.get('message')}", file=sys.stderr)
     if outcome.blocked:
         print(f"not run, for a parent failed: {', '.join(outcome.blocked)}", file=sys.stderr)
-    command = f"mimbench run grid {grid.config}" + (f" --scale {grid.scale}" if grid.scale != "tiny" else "")
+    grid = plan.grid
+    folder = build_report(store, grid.name, grid.scale)
+    print_table(store, grid.name, grid.scale)
     print(f"Report: {folder / 'index.html'}", flush=True)
     if outcome.interrupted:
-        print(f"Interrupted; nothing finished is lost. To go on: {command}", flush=True)
+        print(f"Interrupted; nothing finished is lost. To go on: {_command(options.given)}", flush=True)
         return EXIT_INTERRUPTED
     if outcome.failed:
-        print(f"{len(outcome.failed)} runs failed. To try them again: {command}", flush=True)
+        print(f"{len(outcome.failed)} runs failed. To try them again: {_command(options.given)}", flush=True)
         return EXIT_FAILED
     if len(grid.seeds) == 1:
-        print(f"One seed tells nothing about spread. For three: {command} --seeds 3", flush=True)
+        words = [w for i, w in enumerate(options.given) if w != "--seeds" and options.given[i - 1] != "--seeds"]
+        three = _command([*(w for w in words if not w.startswith("--seeds=")), "--seeds", "3"])
+        print(f"One seed tells nothing about spread. For three: {three}", flush=True)
     return EXIT_OK
+
+
+def _command(words: list[str]) -> str:
+    """The command line as it can be typed again here."""
+    program = Path(sys.argv[0])
+    if shutil.which("mimbench") == str(program):
+        name = ["mimbench"]
+    elif program.name == "mimbench":
+        name = [os.path.relpath(program)]
+    else:
+        name = [sys.executable, "-m", "mimbench"]
+    return shlex.join([*name, *words])
 
 
 def _processes(on: str) -> int | None:
@@ -238,24 +263,30 @@ def write_reports(options: argparse.Namespace) -> int:
     from mimbench.report.build import build_report
     from mimbench.report.terminal import print_table
 
-    store = Store(options.results)
-    for record in _records(store, options.grid, options.scale):
-        folder = build_report(store, record["name"], record["scale"])
-        print_table(store, record["name"], record["scale"])
-        print(f"Report: {folder / 'index.html'}")
-    return EXIT_OK
+    store, code = Store(options.results), EXIT_OK
+    for name, scale in _grids(store, options.grid, options.scale):
+        try:
+            folder = build_report(store, name, scale)
+            print_table(store, name, scale)
+            print(f"Report: {folder / 'index.html'}")
+        except UserError as error:  # one grid that is refused hides no other
+            print(f"mimbench: {error}", file=sys.stderr)
+            code = EXIT_USAGE
+    return code
 
 
-def _records(store: Store, name: str | None, scale: str | None) -> list[dict[str, Any]]:
-    from mimbench.errors import unknown
-
-    everything = store.grids()
+def _grids(store: Store, name: str | None, scale: str | None) -> list[tuple[str, str]]:
+    """(name, scale) of the records there are, as their files are named: <name>.<scale>.json."""
+    everything: list[tuple[str, str]] = []
+    for path, _ in store.grids():
+        grid, _, grid_scale = path.stem.rpartition(".")
+        everything.append((grid, grid_scale))
     if not everything:
         raise UserError(f"{store.root}: no grid was run there yet.")
-    found = [g for g in everything if (not name or g["name"] == name) and (not scale or g["scale"] == scale)]
+    found = [(n, s) for n, s in everything if (not name or n == name) and (not scale or s == scale)]
     if not found:
         raise unknown(
-            str(store.root), "grid", f"{name or ''}.{scale or '*'}", [f"{g['name']}.{g['scale']}" for g in everything]
+            str(store.root), "grid", ".".join(w for w in (name, scale) if w), [f"{n}.{s}" for n, s in everything]
         )
     return found
 

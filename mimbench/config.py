@@ -116,7 +116,8 @@ class Grid:
     title: str
     note: str
     config: str
-    scale: str
+    scale: str  # name of the scale's file
+    protocol_scale: str  # the scale whose protocol settings it takes
     scale_note: str
     reference: str
     primary: dict[str, str] | None
@@ -124,6 +125,7 @@ class Grid:
     protocols: tuple[str, ...]
     threads: int
     rows: tuple[Row, ...]
+    sets: tuple[str, ...]  # what --set changed, as written
     chosen: tuple[str, ...]  # the rows to run: all, or those that --only names
     evaluation: Evaluation
 
@@ -158,16 +160,33 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
                 raise UserError(f"@{name}.{key}: must be at least 1, not {getattr(config, key)}.")
         if not 0 <= config.warmup <= config.steps:
             raise UserError(f"@{name}.warmup: must be between 0 and the {config.steps} steps, not {config.warmup}.")
+        _check_schedule(config, f"@{name}")
     encoder = dataclass_from(EncoderConfig, value.get("encoder", {}), "@encoder")
     data = dataclass_from(DataConfig, value.get("data", {}), "@data")
     _check_encoder(encoder, data)
     return Recipe(pretrain, **parts, encoder=encoder, data=data, schedule=schedule, tokenizer_training=training)
 
 
+def _check_schedule(config: ScheduleConfig, place: str) -> None:
+    if config.lr <= 0:
+        raise UserError(f"{place}.lr: must be greater than 0, not {config.lr}.")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"{place}.betas: must be at least 0 and less than 1, not {list(config.betas)}.")
+    for key in ("min_lr", "weight_decay"):
+        if getattr(config, key) < 0:
+            raise UserError(f"{place}.{key}: must not be negative.")
+    if config.clip is not None and config.clip <= 0:
+        raise UserError(f"{place}.clip: must be greater than 0, or null for none.")
+
+
 def _check_encoder(encoder: EncoderConfig, data: DataConfig) -> None:
     for key in ("patch", "dim", "depth", "heads"):
         if getattr(encoder, key) < 1:
             raise UserError(f"@encoder.{key}: must be at least 1, not {getattr(encoder, key)}.")
+    if not 0 <= encoder.drop_path < 1:
+        raise UserError(f"@encoder.drop_path: must be at least 0 and less than 1, not {encoder.drop_path}.")
+    if data.images is not None and data.images < 1:
+        raise UserError(f"@data.images: must be at least 1, not {data.images}.")
     if data.size % encoder.patch:
         raise UserError(f"@encoder.patch: {encoder.patch} does not divide the image size {data.size} (data.size).")
     if encoder.dim % encoder.heads:

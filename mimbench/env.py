@@ -62,7 +62,10 @@ def git() -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
-        return {"sha": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "sha": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--", "mimbench", "registries", "slurm", "configs")),
+        }
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -14,6 +14,10 @@ class RunFailed(RuntimeError):
     """A run that was started ended in an error; exit code 1."""
 
 
+class ProcessDied(RunFailed):
+    """The process of a run was killed or crashed, and could not say so itself."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, has checkpointed, and can go on later; exit code 130."""
 

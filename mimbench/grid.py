@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mimbench import registry
 from mimbench.coerce import coerce
 from mimbench.config import PART_KINDS, RECIPE_KEYS, DataConfig, Evaluation, Grid, Row, dataclass_from, recipe_from
 from mimbench.errors import UserError, unknown
-from mimbench.layers import Layers, find, read_yaml
+from mimbench.layers import Layers, find, parse, read_yaml
 
 GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "reference", "primary", "rows", "axes")
 ROW_KEYS = ("name", "label", "paper", "base", *RECIPE_KEYS)
@@ -39,6 +41,7 @@ def load_grid(
     for key in scale_raw:
         if key not in SCALE_KEYS:
             raise unknown(f"{scale_path}", "key", key, SCALE_KEYS)
+    protocol_scale = coerce(str, scale_raw.get("scale", scale_path.stem), f"{scale_path}: scale")
     settings = [_parse_set(s) for s in sets]
     overrides = {k.partition(".")[2]: v for k, v in settings if k.startswith("protocols.")}
     recipe_sets = [(k, v) for k, v in settings if not k.startswith("protocols.")]
@@ -49,22 +52,41 @@ def load_grid(
             raise unknown(f"{path}: --only", "row", row_name, names)
     rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in expanded)
     protocols = coerce(tuple[str, ...], raw.get("protocols", []), f"{path}: protocols")
+    if not protocols or len(set(protocols)) != len(protocols):
+        raise UserError(f"{path}: protocols: must name at least one protocol, each once.")
     return Grid(
-        name=coerce(str, raw.get("name", path.stem), f"{path}: name"),
+        name=_file_name(raw.get("name", path.stem), f"{path}: name"),
         title=coerce(str, raw.get("title", path.stem), f"{path}: title"),
         note=coerce(str, raw.get("note", ""), f"{path}: note").strip(),
         config=name,
-        scale=scale_name,
+        scale=scale_path.stem,
+        protocol_scale=protocol_scale,
         scale_note=coerce(str, scale_raw.get("note", ""), f"{scale_path}: note").strip(),
         reference=_reference(raw, names, path),
         primary=_primary(raw, names, protocols, path),
         seeds=_seeds(raw, seeds, path),
         protocols=protocols,
-        threads=coerce(int, scale_raw.get("threads", 1), f"{scale_path}: threads"),
+        threads=_at_least_one(scale_raw.get("threads", 1), f"{scale_path}: threads"),
         rows=rows,
+        sets=sets,
         chosen=only or names,
         evaluation=_evaluation(scale_raw, scale_path, overrides),
     )
+
+
+def _file_name(value: Any, place: str) -> str:
+    """The grid's name is part of the names of files."""
+    name = coerce(str, value, place)
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UserError(f"{place}: must consist of letters, digits, '-', '_' and '.', not {name!r}.")
+    return name
+
+
+def _at_least_one(value: Any, place: str) -> int:
+    number = coerce(int, value, place)
+    if number < 1:
+        raise UserError(f"{place}: must be at least 1, not {number}.")
+    return number
 
 
 def _seeds(raw: dict[str, Any], wanted: int | None, path: Path) -> tuple[int, ...]:
@@ -164,7 +186,7 @@ def _parse_set(text: str) -> tuple[str, Any]:
     if not sign or not key:
         raise UserError(f"--set {text}: must be written key.path=value.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is not readable as YAML.") from error
     if not key.startswith("protocols.") and key.split(".")[0] not in RECIPE_KEYS:
@@ -212,11 +234,16 @@ def _add_part_sizes(
     layers: Layers, own: dict[str, Any], final: dict[str, Any], scale: dict[str, Any], scale_path: Path
 ) -> None:
     """What the scale says of the parts this row ends up with: `parts: {masker: {blockwise: {min_block: 4}}}`."""
-    for kind, by_type in (scale.get("parts") or {}).items():
+    sizes = scale.get("parts") or {}
+    if not isinstance(sizes, dict) or not all(isinstance(v, dict) for v in sizes.values()):
+        raise UserError(f"{scale_path}: parts: must map kinds to types to arguments.")
+    for kind, by_type in sizes.items():
         if kind not in PART_KINDS:
             raise unknown(f"{scale_path}: parts", "kind of part", kind, PART_KINDS)
+        for name in by_type:
+            registry.part_class(kind, str(name), f"{scale_path}: parts.{kind}")
         chosen = final.get(kind, {}).get("type") if isinstance(final.get(kind), dict) else None
-        if isinstance(chosen, str) and chosen in (by_type or {}):
+        if isinstance(chosen, str) and chosen in by_type:
             if layers.value.get(kind, {}).get("type") != chosen:
                 layers.add({kind: {"type": chosen}}, "")
             layers.add({kind: by_type[chosen]}, f"{scale_path}: parts.")
@@ -236,6 +263,9 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
         nested.setdefault(protocol, {})[key] = value
     counts = {k: coerce(int | None, raw.get(k), f"{path}: evaluation.{k}") for k in ("labelled", "val", "test")}
     data = dataclass_from(DataConfig, raw.get("data", {}), f"{path}: evaluation.data")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"{path}: evaluation.{name}: must be at least 1, not {count}.")
     return Evaluation(
         data, coerce(str, raw.get("segmentation_data", data.name), f"{path}: evaluation"), **counts, overrides=nested
     )
@@ -259,6 +289,8 @@ def _primary(
         raise UserError(f"{path}: primary: must be written {{row: NAME, protocol: NAME}}.")
     if primary["row"] not in names:
         raise unknown(f"{path}: primary.row", "row", str(primary["row"]), names)
+    if primary["row"] == _reference(raw, names, path):
+        raise UserError(f"{path}: primary.row: is the reference itself; name the row to compare it with.")
     if primary["protocol"] not in protocols:
         raise unknown(f"{path}: primary.protocol", "protocol", str(primary["protocol"]), protocols)
     return {"row": primary["row"], "protocol": primary["protocol"]}

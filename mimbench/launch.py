@@ -9,17 +9,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from mimbench.errors import UserError
+from mimbench.errors import ProcessDied
 from mimbench.plan import Plan, Planned
-from mimbench.store import RunFolder, Store, read_json, write_json
+from mimbench.store import RunFolder, Store, has_weights, read_grid, write_json
 
 EXIT_DONE, EXIT_FAILED, EXIT_TAKEN, EXIT_STOPPED = 0, 1, 75, 130  # of the process of a run
 POLL_SECONDS = 0.1
@@ -36,7 +38,6 @@ class Watcher(Protocol):
 
 @dataclass
 class Outcome:
-    done: int = 0
     failed: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)  # their parents failed
     interrupted: bool = False
@@ -48,6 +49,7 @@ class _Child:
     process: ForkServerProcess
     started: float
     slot: int
+    told: bool = False  # to stop
 
 
 def process_count(wanted: int | None) -> int:
@@ -56,7 +58,8 @@ def process_count(wanted: int | None) -> int:
 
     if torch.cuda.is_available():
         return min(wanted or torch.cuda.device_count(), torch.cuda.device_count())
-    return wanted or len(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return wanted or len(cores)
 
 
 class Local:
@@ -72,20 +75,21 @@ class Local:
         self.children: list[_Child] = []
         self.outcome = Outcome()
         self.waiting: dict[str, Planned] = {}
-        self.asked_to_stop = 0
+        self.asked_to_stop = self._obeyed = 0
         self._looked: dict[str, float] = {}
 
     def run(self, on_progress: Callable[[], None] = lambda: None) -> Outcome:
         """Until everything wanted is done, failed or blocked. `on_progress` is called after each run that ends."""
         self.waiting = wanted(self.plan, self.store)
-        previous = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
+        previous = signal.signal(signal.SIGINT, self._ask), signal.signal(signal.SIGTERM, self._ask)
         try:
+            self._warm_up()
             while self.waiting or self.children:
+                self._obey()
                 self._start_what_can()
                 if self._reap():
                     on_progress()
                 if self.asked_to_stop and not self.children:
-                    self.outcome.interrupted = True
                     break
                 self.watcher.tick({c.run.name: self.store.run(c.run.name).work for c in self.children})
                 time.sleep(POLL_SECONDS)
@@ -94,18 +98,33 @@ class Local:
                 child.process.kill()
             signal.signal(signal.SIGINT, previous[0])
             signal.signal(signal.SIGTERM, previous[1])
+        self.outcome.interrupted = self.asked_to_stop > 0 and bool(self.waiting)
         return self.outcome
 
-    def _interrupt(self, *_: Any) -> None:
-        """First: every run finishes its step, saves and stops. Second: now."""
+    def _warm_up(self) -> None:
+        """Start the fork server. Its processes never see a terminal's Ctrl-C, only what the launcher passes on."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _ask(self, *_: Any) -> None:
+        """A flag alone: the loop obeys it, also for a process that is being started right now."""
         self.asked_to_stop += 1
+
+    def _obey(self) -> None:
+        """First time: every run finishes its step, saves and stops. Second: now."""
+        if self.asked_to_stop > self._obeyed:
+            words = "stopping after this step; once more to stop now" if self.asked_to_stop == 1 else "stopped"
+            print(f"\n{words}", file=sys.stderr, flush=True)
+            self._obeyed = self.asked_to_stop
         for child in self.children:
-            if self.asked_to_stop == 1:
-                child.process.terminate()
-            else:
+            if self.asked_to_stop > 1:
                 child.process.kill()
-        words = "stopping after this step; once more to stop now" if self.asked_to_stop == 1 else "stopped"
-        print(f"\n{words}", file=sys.stderr, flush=True)
+            elif self.asked_to_stop and not child.told:
+                child.process.terminate()
+                child.told = True
 
     def _start_what_can(self) -> None:
         if self.asked_to_stop:
@@ -131,8 +150,7 @@ class Local:
             self._looked[run.name] = time.monotonic()
             return
         del self.waiting[run.name]
-        if folder.done():  # by another launcher, meanwhile
-            self.outcome.done += 1
+        if folder.done() and has_weights(folder):  # by another launcher, meanwhile
             return
         slot = next(i for i in range(self.processes) if all(c.slot != i for c in self.children))
         arguments = (str(self.store.root), run.name, slot, self.options)
@@ -151,16 +169,14 @@ class Local:
     def _settle(self, child: _Child) -> None:
         run, seconds, code = child.run, time.monotonic() - child.started, child.process.exitcode
         folder = self.store.run(run.name)
-        if folder.done():
-            self.outcome.done += 1
+        if folder.done() and has_weights(folder):
             self.watcher.ended(run, "done", seconds)
         elif code == EXIT_TAKEN:
             self.waiting = {run.name: run, **self.waiting}
             self._looked[run.name] = time.monotonic()
-        elif code == EXIT_STOPPED or self.asked_to_stop:
+        elif code == EXIT_STOPPED or (self.asked_to_stop and code != EXIT_FAILED):
             self.watcher.ended(run, "stopped", seconds)
-            if not self.asked_to_stop:
-                self.waiting = {run.name: run, **self.waiting}
+            self.waiting = {run.name: run, **self.waiting}
         else:
             if folder.state() != "failed":
                 _record_death(folder, code)
@@ -177,10 +193,11 @@ def _child(root: str, name: str, slot: int, options: dict[str, Any]) -> None:
 def _record_death(folder: RunFolder, code: int | None) -> None:
     """A process that was killed or crashed leaves no word of its own."""
     attempts = sorted((folder.path / "attempts").glob("*.json"))
-    name = attempts[-1].name if attempts else "never-started.json"
+    attempt = attempts[-1].stem if attempts else folder.begin_attempt({"host": socket.gethostname()})
     what = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
-    message = f"the process ended with {what} and left no result; see {folder.work / 'log.txt'}"
-    write_json(folder.path / "failures" / name, {"type": "ProcessDied", "message": message, "traceback": ""})
+    folder.fail(
+        attempt, ProcessDied(f"the process ended with {what} and left no result; see {folder.work / 'log.txt'}")
+    )
 
 
 def wanted(plan: Plan, store: Store) -> dict[str, Planned]:
@@ -189,7 +206,7 @@ def wanted(plan: Plan, store: Store) -> dict[str, Planned]:
     for name, run in reversed(plan.runs.items()):
         if name in needed:
             for parent in run.parents:
-                if not (store.run(parent).work / "weights.pt").exists():
+                if not has_weights(store.run(parent)):
                     needed.add(parent)
     return {name: run for name, run in plan.runs.items() if name in needed}
 
@@ -206,31 +223,15 @@ def prepare(plan: Plan, store: Store) -> None:
 
 
 def merge_record(plan: Plan, store: Store) -> None:
-    """The grid's record. Seeds and rows of an earlier call stay in it, as long as they still mean the same."""
+    """The grid's record. Seeds and rows of other calls stay in it where row and columns still mean the same."""
     record, path = plan.record(), store.grid_path(plan.grid.name, plan.grid.scale)
     if path.exists():
-        old = read_json(path)
+        old = read_grid(path)
         if [c["fingerprint"] for c in old["columns"]] == [c["fingerprint"] for c in record["columns"]]:
-            rows = {row["name"]: row for row in old["rows"]}
+            known = {row["name"]: row for row in old["rows"]}
             for row in record["rows"]:
-                rows[row["name"]] = _merged(row, rows.get(row["name"]))
-            record["rows"] = [rows[row["name"]] for row in record["rows"]]
+                earlier = known.get(row["name"], {})
+                if earlier.get("key") == row["key"]:
+                    row["runs"] = {**earlier["runs"], **row["runs"]}
             record["seeds"] = sorted({int(seed) for row in record["rows"] for seed in row["runs"]})
     write_json(path, record)
-
-
-def _merged(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
-    if old is None or any(old["runs"].get(seed, runs) != runs for seed, runs in row["runs"].items()):
-        return row
-    return {**row, "runs": {**old["runs"], **row["runs"]}}
-
-
-def check_not_foreign(store: Store) -> list[str]:
-    """Folders under runs/ that hold no readable spec, for a warning."""
-    strange = []
-    for folder in store.all_runs():
-        try:
-            folder.spec()
-        except (UserError, OSError) as error:
-            strange.append(str(error))
-    return strange

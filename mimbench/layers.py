@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mimbench.errors import UserError, unknown
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice."""
+    """YAML that refuses a key written twice, and reads 1e-3 as the number that YAML 1.2 says it is."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -30,6 +31,16 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse(text: str) -> Any:
+    """A value written on the command line."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -57,9 +68,12 @@ def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
     """A config by path, or by name: beside the file that names it, or among those that ship."""
     candidates = [Path(name)] if beside is None else [beside.parent / name, beside.parent / folder / name]
     for root in (*candidates, packaged(folder) / name, packaged() / name):
-        for path in (root, root.with_name(root.name + ".yaml")):
-            if path.is_file():
-                return path
+        for path in (root, root.parent / f"{root.name}.yaml"):
+            try:
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # too long for a file name, or no name at all
+                continue
     shipped = [p.stem for p in packaged(folder).glob("*.yaml")]
     raise unknown(f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped)
 

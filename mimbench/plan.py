@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from mimbench import env, protocols, registry
-from mimbench.config import Grid, Recipe, Row, as_spec
-from mimbench.data.images import facts
+from mimbench.config import EncoderConfig, Grid, Recipe, Row, as_spec
+from mimbench.data.images import check_counts, facts, segmentation_facts
 from mimbench.errors import UserError
 from mimbench.parts import Grid as Patches
-from mimbench.store import RunFolder, Store, run_name
+from mimbench.store import RunFolder, Store, fingerprint, run_name
 
 TOKENIZER_VERSION = 1  # raised when the numbers of a kind of run change
 PRETRAIN_VERSION = 1
@@ -42,6 +41,7 @@ class Plan:
     columns: list[protocols.ProtocolSpec]
     runs: dict[str, Planned] = field(default_factory=dict)
     rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
+    keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, whatever the seed
     uses: dict[str, int] = field(default_factory=dict)
 
     def add(self, spec: dict[str, Any], parents: tuple[str, ...] = ()) -> str:
@@ -54,28 +54,22 @@ class Plan:
         return {name for row in self.rows.values() for name in row.get(seed, {}).values()}
 
     def record(self) -> dict[str, Any]:
-        """What the report needs to know of the grid, as JSON."""
+        """What the report needs to know of the grid, as JSON: all rows of the file, runs of those that were chosen."""
         grid = self.grid
+        changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""
         columns = [
-            {
-                "protocol": c.name,
-                "label": c.label,
-                "metric": c.metric,
-                "unit": c.unit,
-                "summary": c.summary,
-                "fingerprint": c.fingerprint,
-            }
+            {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "fingerprint": c.fingerprint}
             for c in self.columns
         ]
         rows = [
-            {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper,
+            {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": self.keys[r.name],
              "runs": {str(s): runs for s, runs in self.rows[r.name].items()}}
             for r in grid.rows
         ]  # fmt: skip
         return {
-            "name": grid.name, "scale": grid.scale, "title": grid.title, "note": " ".join(n for n in (grid.note, grid.scale_note) if n),
-            "config": grid.config, "base": grid.reference, "primary": grid.primary, "seeds": list(grid.seeds),
-            "columns": columns, "rows": rows,
+            "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
+            "note": " ".join(n for n in (grid.note, grid.scale_note, changed) if n),
+            "base": grid.reference, "primary": grid.primary, "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         }  # fmt: skip
 
 
@@ -96,13 +90,16 @@ def make_plan(grid: Grid) -> Plan:
         if name not in grid.protocols:
             raise UserError(f"--set protocols.{name}: the grid has the protocols {', '.join(grid.protocols)}.")
     place = f"{grid.config}: protocols"
-    columns = [protocols.load(p, grid.scale, place, overrides.get(p), precision) for p in grid.protocols]
+    columns = [protocols.load(p, grid.protocol_scale, place, overrides.get(p), precision) for p in grid.protocols]
     plan = Plan(grid, columns, rows={row.name: {} for row in grid.rows})
     for row in grid.rows:
         check_pairing(row, grid)
-    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows if row.name in grid.chosen}
+    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows}
     evaluations = _evaluation_specs(grid, columns)
     chosen = [row for row in grid.rows if row.name in grid.chosen]
+    for row in grid.rows:
+        trained = bases[row.name] if row.recipe.pretrain else None
+        plan.keys[row.name] = fingerprint([trained, _evaluated(row.recipe.encoder), evaluations])
     for seed in grid.seeds:
         for row in chosen:
             plan.rows[row.name][seed] = _plan_row(plan, row, seed, bases[row.name], evaluations)
@@ -139,6 +136,7 @@ def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec]) -> list
     evaluation = grid.evaluation
     data = {**as_spec(evaluation.data), **facts(evaluation.data)}
     counts = {"labelled": evaluation.labelled, "val": evaluation.val, "test": evaluation.test}
+    check_counts(evaluation.data, counts, f"scale {grid.scale}: evaluation")
     specs = []
     for column in columns:
         protocol = {
@@ -147,7 +145,10 @@ def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec]) -> list
             "fingerprint": column.fingerprint,
             "settings": column.settings,
         }
-        extra = {"segmentation_data": evaluation.segmentation_data} if column.name == "segmentation" else {}
+        extra: dict[str, Any] = {}
+        if column.name == "segmentation":
+            source = evaluation.segmentation_data
+            extra = {"segmentation_data": source, **segmentation_facts(source)}
         specs.append({"kind": column.name, "version": column.version, "protocol": protocol, "metric": column.metric,
                       "data": data, "counts": counts, "threads": grid.threads, **extra})  # fmt: skip
     return specs
@@ -165,11 +166,16 @@ def _plan_row(
             runs["tokenizer"] = above["tokenizer"] = plan.add({**bases["tokenizer"], "seed": seed})
         spec = {**bases["pretrain"], "seed": seed, "parents": above}
         runs["pretrain"] = parents["encoder"] = plan.add(spec, tuple(above.values()))
-    encoder = {k: v for k, v in as_spec(row.recipe.encoder).items() if k not in ("masking", "drop_path")}
+    encoder = _evaluated(row.recipe.encoder)
     for spec in evaluations:
         name = plan.add({**spec, "encoder": encoder, "seed": seed, "parents": parents}, tuple(parents.values()))
         runs[spec["kind"]] = name
     return runs
+
+
+def _evaluated(encoder: EncoderConfig) -> dict[str, Any]:
+    """An encoder as evaluations see it: how it was masked, and its pre-training's drop path, are not theirs."""
+    return {k: v for k, v in as_spec(encoder).items() if k not in ("masking", "drop_path")}
 
 
 def _is_trained(tokenizer: dict[str, Any]) -> bool:
@@ -204,6 +210,8 @@ def check_pairing(row: Row, grid: Grid) -> None:
                 f"{place}: encoder.masking 'drop' needs the same number of masked patches in every image; masker "
                 f"'{recipe.masker['type']}' does not give that. Use 'random', or 'blockwise' with exact: true."
             )
+    check_counts(recipe.data, {"train": recipe.data.images}, f"{place}: data.images")
+    check_counts(recipe.data, {"train": recipe.tokenizer_training.images}, f"{place}: tokenizer_training.images")
     _check_on_grid(recipe, place)
 
 
@@ -297,7 +305,3 @@ def disk_bytes(plan: Plan) -> int:
         copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
         total += copies * 4 * 12 * encoder["depth"] * encoder["dim"] ** 2
     return total
-
-
-def with_seeds(grid: Grid, seeds: tuple[int, ...]) -> Grid:
-    return dataclasses.replace(grid, seeds=seeds)

@@ -25,6 +25,12 @@ TOKENIZERS = Registry("tokenizer", scope="mimbench")
 MASKERS = Registry("masker", scope="mimbench")
 LOSSES = Registry("loss", scope="mimbench")
 DECODERS = Registry("decoder", scope="mimbench")
+REQUIRED = {
+    "tokenizer": ("version", "target", "width"),
+    "masker": ("version", "__call__"),
+    "loss": ("version", "expects", "__call__"),
+    "decoder": ("version", "restores_grid", "build"),
+}  # attributes of a part's class that planning reads
 REGISTRIES = {"tokenizer": TOKENIZERS, "masker": MASKERS, "loss": LOSSES, "decoder": DECODERS}
 
 
@@ -62,7 +68,11 @@ def _import_path(kind: str, path: str, place: str) -> Any:
     if not isinstance(getattr(module, attribute, None), type):
         classes = [k for k, v in vars(module).items() if isinstance(v, type)]
         raise UserError(f"{place}.type: no class '{attribute}' in {module_name}.{nearest(attribute, classes)}")
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
+    missing = [name for name in REQUIRED[kind] if not hasattr(found, name)]
+    if missing:
+        raise UserError(f"{place}.type: '{path}' is no {kind}: it has no `{missing[0]}` (see mimbench.parts).")
+    return found
 
 
 def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         raise UserError(f"{place}: a {kind} is written `{{type: NAME, argument: value}}`, not {spec!r}.")
     cls = part_class(kind, spec["type"], place)
-    given = {k: v for k, v in spec.items() if k not in ("type", "version", "origin")}
+    given = {k: v for k, v in spec.items() if k != "type"}
     parameters = _parameters(cls)
     for key in given:
         if key not in parameters:

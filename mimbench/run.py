@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -22,15 +22,13 @@ from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
-from mimbench.store import RunFolder, Store, sha256_file
-
-WEIGHTS = "weights.pt"
+from mimbench.store import WEIGHTS, RunFolder, Store, has_weights, read_json, sha256_file, write_json
 
 
 def execute(store: Store, name: str, place: Place) -> str:
     """done, taken (somebody else is at it), or an exception. Whatever happens, the folder tells it."""
     folder = store.run(name)
-    claim = folder.claim() if place.rank == 0 else None
+    claim = folder.claim(on_lost=place.stop.ask) if place.rank == 0 else None
     if place.rank == 0 and claim is None:
         return "taken"
     try:
@@ -59,24 +57,37 @@ def _attempt(store: Store, folder: RunFolder, place: Place) -> str:
                     "device": _device_name(place), "host": env.facts()["host"], "energy_joules": None}  # fmt: skip
             _check_same_weights(folder, result)
             folder.finish({"kind": spec["kind"], "version": spec["version"], **result}, cost)
+            _prune(folder, result)
         return "done"
     except Interrupted:
         _note_elapsed(folder, before + time.monotonic() - started)
         raise
     except BaseException as error:
-        _note_elapsed(folder, before + time.monotonic() - started)
         folder.fail(attempt, error)
+        _note_elapsed(folder, before + time.monotonic() - started)
         raise
 
 
+def _prune(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Weights that nobody will ask for: training states beside the final weights, and learning rates not chosen."""
+    chosen = result["values"].get("chosen", {}).get("lr")
+    for path in folder.work.rglob("*"):
+        kept = chosen is not None and path.parent.name == f"lr-{chosen:g}"
+        if path.name.endswith(".tmp") or (path.name == "final.pt" and not kept):
+            path.unlink(missing_ok=True)
+
+
 def _elapsed_before(folder: RunFolder) -> float:
-    path = folder.work / "elapsed.json"
-    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    """Seconds of earlier attempts, as far as they could still be noted."""
+    try:
+        return float(read_json(folder.work / "elapsed.json")["seconds"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def _note_elapsed(folder: RunFolder, seconds: float) -> None:
-    folder.work.mkdir(parents=True, exist_ok=True)
-    (folder.work / "elapsed.json").write_text(json.dumps({"seconds": seconds}))
+    with contextlib.suppress(OSError):  # a full disk must not hide the error that is under way
+        write_json(folder.work / "elapsed.json", {"seconds": seconds})
 
 
 def _device_name(place: Place) -> str:
@@ -84,11 +95,6 @@ def _device_name(place: Place) -> str:
 
 
 # weights that pass from run to run
-
-
-def has_weights(folder: RunFolder) -> bool:
-    """A run that leaves weights is of use to its children only while they are there."""
-    return folder.kind not in ("tokenizer", "pretrain") or (folder.work / WEIGHTS).exists()
 
 
 def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:

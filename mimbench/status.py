@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+from mimbench.errors import UserError
 from mimbench.store import Store
 
 STATES = ("done", "running", "failed", "stopped", "planned")
@@ -12,10 +14,12 @@ STATES = ("done", "running", "failed", "stopped", "planned")
 
 def status_lines(store: Store) -> Iterator[str]:
     """A table a grid, kinds down and states across; then the failures, each with its reason."""
-    grids = store.grids()
-    if not grids:
-        yield f"{store.root}: no grid was run there yet."
-    for grid in grids:
+    empty = True
+    for _, grid in store.grids():
+        empty = False
+        if isinstance(grid, UserError):
+            yield str(grid)
+            continue
         names = {run for row in grid["rows"] for runs in row["runs"].values() for run in runs.values()}
         states = {name: store.run(name).state() for name in sorted(names)}
         counts = Counter((store.run(n).kind, s) for n, s in states.items())
@@ -25,8 +29,17 @@ def status_lines(store: Store) -> Iterator[str]:
             yield f"  {kind:14}" + "".join(f"{counts[kind, s] or '-':>9}" for s in STATES)
         for name, state in states.items():
             if state == "failed":
-                failure = store.run(name).last_failure() or {}
+                failure = _failure(store, name)
                 yield f"  failed: {name}: {failure.get('type')}: {failure.get('message')}"
             elif state == "running":
                 owner = store.run(name).claim_owner() or {}
                 yield f"  running: {name} on {owner.get('host')} (pid {owner.get('pid')})"
+    if empty:
+        yield f"{store.root}: no grid was run there yet."
+
+
+def _failure(store: Store, name: str) -> dict[str, Any]:
+    try:
+        return store.run(name).last_failure() or {}
+    except UserError as error:
+        return {"type": "unreadable", "message": str(error)}

@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a file, or an error naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
@@ -92,6 +92,7 @@ def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    building.chmod(0o755)  # a group shares its cache
     try:
         fill(building)
         os.rename(building, target)
@@ -136,10 +137,10 @@ class Claim:
     A dead claim is taken over by creating `claim-(N+1)`, which only one process can: no lock, no rename race.
     """
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, on_lost: Callable[[], None]) -> None:
         self.path = folder / f"claim-{number}"
         self._stop = threading.Event()
-        self.lost = False
+        self.lost, self._on_lost = False, on_lost
         self._thread = threading.Thread(target=self._beat, daemon=True, name="mimbench-heartbeat")
         self._thread.start()
 
@@ -147,7 +148,8 @@ class Claim:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             numbers = _claim_numbers(self.path.parent)
             if not numbers or f"claim-{numbers[-1]}" != self.path.name:
-                self.lost = True  # we were silent too long and somebody took over
+                self.lost = True  # we were silent too long and somebody took over: stop writing here
+                self._on_lost()
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
@@ -164,6 +166,19 @@ def _claim_numbers(folder: Path) -> list[int]:
     except FileNotFoundError:
         return []
     return sorted(int(n[6:]) for n in names if n.startswith("claim-") and n[6:].isdigit())
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """A grid's record, checked for what its readers take for granted."""
+    record = read_json(path)
+    wanted = {"name": str, "scale": str, "seeds": list, "columns": list, "rows": list}
+    for key, kind in wanted.items():
+        if not isinstance(record.get(key), kind):
+            raise UserError(f"{path}: is no grid's record ('{key}' is missing or of another kind). Move it away.")
+    for row in record["rows"]:
+        if not isinstance(row, dict) or not isinstance(row.get("runs"), dict):
+            raise UserError(f"{path}: is no grid's record (a row without runs). Move it away.")
+    return record
 
 
 class RunFolder:
@@ -241,14 +256,16 @@ class RunFolder:
         try:
             age = time.time() - path.stat().st_mtime
             owner = json.loads(path.read_text() or "{}")
-        except (OSError, json.JSONDecodeError):
-            return path.exists() and time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
-        if owner.get("machine") == _machine():
-            return _process_start(owner["pid"]) == owner["start"]
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
+        if isinstance(owner, dict) and owner.get("machine") == _machine() and "pid" in owner:
+            return _process_start(owner["pid"]) == owner.get("start")
         return age < DEAD_AFTER_SECONDS
 
-    def claim(self) -> Claim | None:
-        """Take the run, or None if it is taken."""
+    def claim(self, on_lost: Callable[[], None] = lambda: None) -> Claim | None:
+        """Take the run, or None if it is taken. `on_lost` is called should somebody take it over later."""
         numbers = _claim_numbers(self.path)
         if numbers and self._alive(numbers[-1]):
             return None
@@ -258,9 +275,12 @@ class RunFolder:
                  "job": os.environ.get("SLURM_JOB_ID")}  # fmt: skip
         if not write_json(self.path / f"claim-{number}", owner, once=True):
             return None
+        if _claim_numbers(self.path)[-1:] != [number]:  # others took it over since we looked
+            (self.path / f"claim-{number}").unlink(missing_ok=True)
+            return None
         for old in numbers:
             (self.path / f"claim-{old}").unlink(missing_ok=True)
-        return Claim(self.path, number)
+        return Claim(self.path, number, on_lost)
 
     def claim_owner(self) -> dict[str, Any] | None:
         numbers = _claim_numbers(self.path)
@@ -287,6 +307,14 @@ class RunFolder:
         write_json(self.path / "result.json", result, once=True)
 
 
+WEIGHTS = "weights.pt"
+
+
+def has_weights(folder: RunFolder) -> bool:
+    """A run that leaves weights is of use to its children only while they are there."""
+    return folder.kind not in ("tokenizer", "pretrain") or (folder.work / WEIGHTS).exists()
+
+
 class Store:
     """A results folder."""
 
@@ -302,7 +330,7 @@ class Store:
         """Every run folder; a folder whose name is no run's is not ours to judge and is passed over."""
         if self.runs.is_dir():
             for entry in sorted(os.scandir(self.runs), key=lambda e: e.name):
-                if RUN_NAME.match(entry.name):
+                if RUN_NAME.match(entry.name) and entry.is_dir():
                     yield RunFolder(Path(entry.path))
 
     def check_writable(self) -> None:
@@ -321,6 +349,10 @@ class Store:
     def report_folder(self, name: str, scale: str) -> Path:
         return self.root / "reports" / f"{name}.{scale}"
 
-    def grids(self) -> list[dict[str, Any]]:
-        folder = self.root / "grids"
-        return [read_json(p) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+    def grids(self) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
+        """Every grid's record, or what is wrong with the file: one that is broken hides no other."""
+        for path in sorted((self.root / "grids").glob("*.json")):
+            try:
+                yield path, read_grid(path)
+            except UserError as error:
+                yield path, error

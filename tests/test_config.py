@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +69,16 @@ def test_another_type_takes_none_of_the_former_types_arguments(tmp_path):
         ({"protocols": ["knnn"]}, ["knnn", "Did you mean 'knn'"]),
         ({"seeds": [0, 0]}, ["seeds", "different"]),
         ({"reference": "biet"}, ["reference", "Did you mean 'beit'"]),
-        ({"primary": {"row": "beit", "protocol": "finetune"}}, ["primary.protocol", "finetune"]),
+        ({"primary": {"row": "random", "protocol": "finetune"}}, ["primary.protocol", "finetune"]),
+        ({"primary": {"row": "beit", "protocol": "knn"}}, ["primary.row", "reference itself"]),
+        ({"protocols": []}, ["protocols", "at least one"]),
+        ({"protocols": ["knn", "knn"]}, ["protocols", "each once"]),
+        ({"name": "../../evil"}, ["name", "letters"]),
+        ({"rows": [{"name": "a", "schedule": {"lr": -1}}]}, ["rows.0.schedule.lr", "greater than 0"]),
+        ({"rows": [{"name": "a", "schedule": {"betas": [2, 2]}}]}, ["rows.0.schedule.betas", "less than 1"]),
+        ({"rows": [{"name": "a", "data": {"images": 30000}}]}, ["row 'a'", "shapes has 20000"]),
+        ({"rows": [{"name": "a", "masker": "mimbench.store.Store"}]}, ["is no masker", "version"]),
+        ({"rows": [{"name": "a", "masker": {"type": "blockwise", "version": 7}}]}, ["rows.0.masker.version", "unknown argument"]),
         ({"axes": {"product": {"schedule.lr": 3}}}, ["axes.product"]),
         ({"axes": {"zip": {"schedule.lr": [1, 2], "schedule.batch": [1]}}}, ["same length"]),
         ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features"]),
@@ -110,9 +120,58 @@ def test_axes_span_rows(tmp_path):
     assert len({r.name for r in grid.rows}) == 6
 
 
-def test_an_unknown_protocol_setting_is_refused(tmp_path):
-    with pytest.raises(UserError, match="Did you mean 'neighbours'"):
-        make_plan(load_grid(written(tmp_path), sets=("protocols.knn.neighbour=[1]",)))
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("protocols.knn.neighbour=[1]", "Did you mean 'neighbours'"),
+        ("protocols.knn.neighbours=[few]", "must be an integer"),
+        ("protocols.knn.neighbours=[]", "at least one value"),
+        ("protocols.knn.temperature=-1", "not be negative"),
+        ("protocols.finetune.precision=bf61", "Did you mean 'bf16'"),
+        ("protocols.finetune.batch=0", "at least 1"),
+    ],
+)
+def test_a_wrong_protocol_setting_is_refused(tmp_path, setting, words):
+    with pytest.raises(UserError, match=words):
+        make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune"]), sets=(setting,)))
+
+
+def test_a_protocol_setting_takes_its_defaults_type(tmp_path):
+    sets = (
+        "protocols.finetune.learning_rates=[1e-3, 2]",
+        "protocols.finetune.clip=null",
+        "protocols.finetune.weight_decay=0",
+    )
+    plan = make_plan(load_grid(written(tmp_path, protocols=["finetune"]), sets=sets))
+    settings = plan.columns[0].settings
+    assert (settings["learning_rates"], settings["clip"], settings["weight_decay"]) == ([0.001, 2.0], None, 0.0)
+
+
+def test_a_point_is_excluded_however_its_number_is_spelt(tmp_path):
+    path = tmp_path / "axes.yaml"
+    path.write_text(
+        "base: beit\nscale: smoke\nprotocols: [knn]\nrows: [{name: a}]\n"
+        "axes: {product: {schedule.lr: [1e-3, 2e-3]}, exclude: [{schedule.lr: 0.001}]}\n"
+    )
+    assert [row.recipe.schedule.lr for row in load_grid(str(path)).rows] == [2e-3]
+
+
+def test_a_scale_of_your_own_takes_the_protocol_settings_it_names(tmp_path):
+    own = tmp_path / "photos.yaml"
+    own.write_text(
+        (ROOT / "configs/scales/smoke.yaml").read_text().replace("steps: 24, batch: 32", "steps: 25, batch: 32")
+    )
+    grid = load_grid(written(tmp_path), scale=str(own))
+    assert (grid.scale, grid.protocol_scale) == ("photos", "smoke")
+    assert make_plan(grid).columns
+    assert grid.rows[0].recipe.schedule.steps == 25
+
+
+def test_a_mistyped_part_in_a_scale_is_refused(tmp_path):
+    own = tmp_path / "typo.yaml"
+    own.write_text((ROOT / "configs/scales/smoke.yaml").read_text().replace("blockwise:", "blockwis:"))
+    with pytest.raises(UserError, match="Did you mean 'blockwise'"):
+        load_grid(written(tmp_path), scale=str(own))
 
 
 # same meaning, same key; other meaning, other key

@@ -83,12 +83,18 @@ def test_the_record_keeps_seeds_and_rows_of_earlier_calls(ablations, store):
     assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"])
 
 
-def test_the_record_drops_runs_that_mean_something_else_now(ablations, store):
-    launch.prepare(plan_of(ablations, seeds=2), store)
-    launch.prepare(plan_of(ablations, "schedule.lr=1e-4", seeds=1), store)
-    rows = {row["name"]: row for row in read_json(store.grid_path("ablations", "smoke"))["rows"]}
-    assert set(rows["beit"]["runs"]) == {"0"}
-    assert set(rows["scratch"]["runs"]) == {"0", "1"}  # not touched by the pre-training's rate
+def test_the_record_never_mixes_two_definitions_of_a_row(ablations, store):
+    """Other seeds, or other rows, of another recipe: what was there before is dropped, not averaged in."""
+    launch.prepare(plan_of(ablations, seeds=1), store)
+    plan = plan_of(ablations, "schedule.lr=1e-4", seeds=2, only=("beit",))
+    plan.rows["beit"].pop(0)  # as if seed 1 alone had been asked for
+    launch.prepare(plan, store)
+    record = read_json(store.grid_path("ablations", "smoke"))
+    rows = {row["name"]: set(row["runs"]) for row in record["rows"]}
+    assert rows["beit"] == {"1"}
+    assert rows["no-blockwise"] == set()
+    assert rows["scratch"] == {"0"}  # not touched by the pre-training's rate
+    assert "schedule.lr=1e-4" in record["note"]
 
 
 def test_a_parent_whose_weights_are_lost_is_wanted_again(ablations, store):

@@ -198,3 +198,60 @@ def test_strange_folders_are_passed_over(tmp_path):
     (tmp_path / "runs" / "lost+found").mkdir()
     (tmp_path / "runs" / "note.txt").write_text("")
     assert [f.name for f in Store(tmp_path).all_runs()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "nonsense", '{"name": "a", "scale": "b", "seeds": [], "columns": [], "rows": [3]}']
+)
+def test_a_foreign_grid_record_is_named_and_hides_no_other(tmp_path, content):
+    from mimbench.status import status_lines
+
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "foreign.tiny.json").write_text(content)
+    fine = {"name": "fine", "scale": "tiny", "seeds": [0], "columns": [], "rows": [{"name": "a", "runs": {}}]}
+    write_json(tmp_path / "grids" / "z.tiny.json", fine)
+    lines = "\n".join(status_lines(Store(tmp_path)))
+    assert "foreign.tiny.json" in lines
+    assert "fine at scale tiny" in lines
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{}", b'{"machine": 3}'])
+def test_an_unreadable_claim_counts_as_anothers_until_it_is_silent(tmp_path, content):
+    folder = made(tmp_path)
+    path = folder.path / "claim-0"
+    path.write_bytes(content)
+    assert folder.claim() is None
+    os.utime(path, (1, 1))
+    claim = folder.claim()
+    assert claim is not None
+    claim.release()
+
+
+def test_a_claimer_that_looked_too_early_withdraws(tmp_path, monkeypatch):
+    """It listed no claim, then others claimed, died and were taken over: claim-0 is free again, but claim-1 lives."""
+    folder = made(tmp_path)
+    holder = folder.claim()
+    (folder.path / "claim-0").rename(folder.path / "claim-1")
+    looked = iter([[]])
+    original = store_module._claim_numbers
+    monkeypatch.setattr(RunFolder, "_alive", lambda self, number: True)
+
+    def early(path):
+        return next(looked, original(path))
+
+    monkeypatch.setattr(store_module, "_claim_numbers", early)
+    assert RunFolder(folder.path).claim() is None
+    assert original(folder.path) == [1]
+    holder._stop.set()
+
+
+def test_a_process_that_died_before_its_first_word_has_failed(tmp_path):
+    from mimbench.launch import _record_death
+
+    folder = made(tmp_path)
+    _record_death(folder, -9)
+    assert folder.state() == "failed"
+    assert "SIGKILL" in folder.last_failure()["message"]
+    attempt = folder.begin_attempt({})
+    folder.fail(attempt, ValueError("another reason"))
+    assert folder.last_failure()["message"] == "another reason"

@@ -141,6 +141,32 @@ def facts(config: DataConfig) -> dict[str, Any]:
     return {"manifest": _manifest(_folder(config.name))}
 
 
+def segmentation_facts(name: str) -> dict[str, Any]:
+    """What identifies a folder in ADE20K's layout; nothing more for the embedded data, which follow from `facts`."""
+    if name == "shapes":
+        return {}
+    root = segmentation_root(name)
+    files = sorted(p for kind in ("images", "annotations") for p in (root / kind).rglob("*") if p.is_file())
+    return {"segmentation_manifest": _fingerprint_of(root, files)}
+
+
+def segmentation_root(name: str) -> Path:
+    folder = Path(os.environ.get(DATA_ROOT, "")) / name
+    if not (folder / "images" / "training").is_dir():
+        raise UserError(
+            f"evaluation.segmentation_data: no ADE20K layout (images/training) in {folder}; see {DATA_ROOT}."
+        )
+    return folder
+
+
+def check_counts(config: DataConfig, wanted: dict[str, int | None], place: str) -> None:
+    """Fail while planning where more images are asked for than there are."""
+    if config.name == "shapes":
+        for split, count in wanted.items():
+            if count is not None and count > SHAPES_COUNT[split]:
+                raise UserError(f"{place}: {count} {split} images asked for, shapes has {SHAPES_COUNT[split]}.")
+
+
 def load(config: DataConfig, split: str, cache: Path) -> Images:
     """One split of a data set; shapes are made on first use, into the cache."""
     if config.name == "shapes":
@@ -193,9 +219,11 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
 
 def _manifest(folder: Path) -> str:
     """A fingerprint of names and sizes: cheap, and enough to tell two versions of a data set apart."""
-    lines = []
-    for split in ("train", "val"):
-        lines += [f"{p.relative_to(folder)} {p.stat().st_size}" for p, _ in _files(folder / split)]
+    return _fingerprint_of(folder, [p for split in ("train", "val") for p, _ in _files(folder / split)])
+
+
+def _fingerprint_of(folder: Path, files: list[Path]) -> str:
+    lines = [f"{p.relative_to(folder)} {p.stat().st_size}" for p in files]
     return fingerprint(hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 

@@ -18,7 +18,6 @@ from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, Place, fit
 from mimbench.store import read_json, write_json
 
-VERSION = 1
 BATCH = 250  # of the evaluation
 
 
@@ -59,7 +58,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
     bf16 = settings["precision"] == "bf16"
 
-    def train_one(rate: float, seed_name: str) -> Classifier:
+    def train_one(rate: float, name: str) -> Classifier:
         encoder = subject.encoder(drop_path=settings["drop_path"])
         model = Classifier(encoder, train.classes, settings["label_smoothing"], subject.seed)
         schedule = schedule_of(settings, rate, len(train))
@@ -73,7 +72,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
             model,
             stream,
             schedule,
-            subject.work / seed_name,
+            subject.work / name,
             seed,
             place,
             lr_scale=layer_decay(model.encoder, settings["layer_decay"]),

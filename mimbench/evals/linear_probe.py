@@ -13,8 +13,6 @@ from mimbench.evals.common import Subject, at_edge, percent
 from mimbench.evals.features import extract, standardise
 from mimbench.pretrain.fit import Place
 
-VERSION = 1
-
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))

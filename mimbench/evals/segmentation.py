@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from mmseg.models import CrossEntropyLoss, EncoderDecoder, FCNHead, Feature2Pyra
 from torch import Tensor, nn
 
 from mimbench.data import ade
-from mimbench.data.images import DATA_ROOT, MEAN, STD
+from mimbench.data.images import MEAN, STD, segmentation_root
 from mimbench.data.loading import batches
 from mimbench.data.sampling import BatchSampler, derive
-from mimbench.errors import UserError
 from mimbench.evals.common import Subject
 from mimbench.evals.finetune import images_seen, layer_decay, schedule_of, sweep
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, Place, fit
 
-VERSION = 1
 BATCH = 50  # of the evaluation
 
 
@@ -159,12 +156,7 @@ def _with_detail(measured: dict[str, Any]) -> dict[str, Any]:
 def _root(subject: Subject) -> Path:
     if subject.segmentation_data == "shapes":
         return ade.write_shapes(subject.data, subject.counts, subject.cache)
-    folder = Path(os.environ.get(DATA_ROOT, "")) / subject.segmentation_data
-    if not (folder / "images" / "training").is_dir():
-        raise UserError(
-            f"evaluation.segmentation_data: no ADE20K layout (images/training) in {folder}; see {DATA_ROOT}."
-        )
-    return folder
+    return segmentation_root(subject.segmentation_data)
 
 
 @torch.inference_mode()

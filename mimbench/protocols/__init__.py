@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib.resources
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from mimbench.coerce import coerce
 from mimbench.errors import UserError, unknown
 from mimbench.store import fingerprint
 
 NAMES = ("finetune", "linear_probe", "knn", "segmentation")
+
+
+MAY_BE_NONE = ("clip", "crop", "resize")
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,29 @@ def load(
     for key, value in (overrides or {}).items():
         if key not in settings:
             raise unknown("--set", f"setting of protocol '{name}'", key, settings)
-        if not isinstance(value, type(settings[key])) and settings[key] is not None:
-            raise UserError(f"--set protocols.{name}.{key}: must be like {settings[key]!r}, not {value!r}.")
+        value = _like(settings[key], value, key in MAY_BE_NONE, f"--set protocols.{name}.{key}")
         settings[key] = value
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)
+
+
+def _like(default: Any, value: Any, optional: bool, place: str) -> Any:
+    """`value` in the type of the default: a list keeps the type of its elements, a number must not be negative."""
+    if value is None and optional:
+        return None
+    if isinstance(default, list):
+        found = [coerce(type(default[0]), v, f"{place}.{i}") for i, v in enumerate(coerce(list[Any], value, place))]
+        if not found:
+            raise UserError(f"{place}: must hold at least one value.")
+    elif default is None:
+        return value
+    elif default in ("auto", "fp32", "bf16"):
+        return coerce(Literal["auto", "fp32", "bf16"], value, place)
+    else:
+        found = coerce(type(default), value, place)
+        if type(default) is int and found < 1:
+            raise UserError(f"{place}: must be at least 1, not {found}.")
+    if any(v < 0 for v in (found if isinstance(found, list) else [found]) if not isinstance(v, bool)):
+        raise UserError(f"{place}: must not be negative.")
+    return found

@@ -92,7 +92,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
     """The grid and every record that it names."""
     path = store.grid_path(name, scale)
     if not path.exists():
-        known = [f"{grid.get('name')}.{grid.get('scale')}" for grid in store.grids()]
+        known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
     raw = read_json(path)
     try:
