@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +103,7 @@ class Local:
 
     def _warm_up(self) -> None:
         """Start the fork server. Its processes never see a terminal's Ctrl-C, only what the launcher passes on."""
+        resource_tracker.ensure_running()  # first: starting it would unblock the signal again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             forkserver.ensure_running()
