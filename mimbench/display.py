@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from mimbench.plan import Planned
+from mimbench.store import read_progress
 
 
 class Lines:
@@ -74,13 +74,6 @@ class Live(Lines):
 
     def _say(self, text: str) -> None:
         self.progress.console.print(f"[{time.monotonic() - self.begun:6.0f} s] {text}", markup=False, highlight=False)
-
-
-def read_progress(work: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((work / "progress.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
 
 
 def _detail(state: dict[str, Any]) -> str:

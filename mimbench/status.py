@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.store import Store
+from mimbench.store import Store, read_progress
 
 STATES = ("done", "running", "failed", "stopped", "planned")
 
@@ -33,7 +33,9 @@ def status_lines(store: Store) -> Iterator[str]:
                 yield f"  failed: {name}: {failure.get('type')}: {failure.get('message')}"
             elif state == "running":
                 owner = store.run(name).claim_owner() or {}
-                yield f"  running: {name} on {owner.get('host')} (pid {owner.get('pid')})"
+                progress = read_progress(store.run(name).work)
+                step = f", step {progress.get('step')} of {progress.get('steps')}" if progress else ""
+                yield f"  running: {name} on {owner.get('host')} (pid {owner.get('pid')}){step}"
     if empty:
         yield f"{store.root}: no grid was run there yet."
 

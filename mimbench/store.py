@@ -315,6 +315,14 @@ def has_weights(folder: RunFolder) -> bool:
     return folder.kind not in ("tokenizer", "pretrain") or (folder.work / WEIGHTS).exists()
 
 
+def read_progress(work: Path) -> dict[str, Any] | None:
+    """Step, steps and rate of a run under way, as its process last noted them."""
+    try:
+        return read_json(work / "progress.json")
+    except UserError:
+        return None
+
+
 class Store:
     """A results folder."""
 
