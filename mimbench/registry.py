@@ -82,7 +82,9 @@ def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         raise UserError(f"{place}: a {kind} is written `{{type: NAME, argument: value}}`, not {spec!r}.")
     cls = part_class(kind, spec["type"], place)
-    given = {k: v for k, v in spec.items() if k != "type"}
+    if spec.get("version", cls.version) != cls.version:
+        raise UserError(f"{place}.version: {kind} '{spec['type']}' is version {cls.version}, not {spec['version']!r}.")
+    given = {k: v for k, v in spec.items() if k not in ("type", "version", "origin")}
     parameters = _parameters(cls)
     for key in given:
         if key not in parameters:

@@ -78,7 +78,7 @@ def test_another_type_takes_none_of_the_former_types_arguments(tmp_path):
         ({"rows": [{"name": "a", "schedule": {"betas": [2, 2]}}]}, ["rows.0.schedule.betas", "less than 1"]),
         ({"rows": [{"name": "a", "data": {"images": 30000}}]}, ["row 'a'", "shapes has 20000"]),
         ({"rows": [{"name": "a", "masker": "mimbench.store.Store"}]}, ["is no masker", "version"]),
-        ({"rows": [{"name": "a", "masker": {"type": "blockwise", "version": 7}}]}, ["rows.0.masker.version", "unknown argument"]),
+        ({"rows": [{"name": "a", "masker": {"type": "blockwise", "version": 7}}]}, ["rows.0.masker.version", "is version 1"]),
         ({"axes": {"product": {"schedule.lr": 3}}}, ["axes.product"]),
         ({"axes": {"zip": {"schedule.lr": [1, 2], "schedule.batch": [1]}}}, ["same length"]),
         ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features"]),
