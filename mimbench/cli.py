@@ -9,31 +9,34 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimbench import __version__
-from mimbench.errors import UserError, unknown
+from mimbench.arguments import make_parser
+from mimbench.errors import RunFailed, UserError, unknown
 from mimbench.store import Store
 
 if TYPE_CHECKING:
     from mimbench.launch import Outcome
-    from mimbench.plan import Plan
+    from mimbench.plan import Plan, Planned
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = make_parser().parse_args(given)
     options.given = given
     sys.path.append(os.getcwd())  # for parts named by a dotted path beside the config
     try:
-        return options.function(options)
+        return COMMANDS[options.command](options)
     except UserError as error:
         print(f"mimbench: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except RunFailed as error:
+        print(f"mimbench: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("mimbench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -43,80 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"mimbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mimbench", description="A bench for masked image modeling.")
-    parser.add_argument("--version", action="version", version=f"mimbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="train, evaluate and tabulate a grid").add_subparsers(
-        required=True, metavar="WHAT"
-    )
-    grid = run.add_parser("grid", help="all rows of a grid, with all its seeds")
-    _grid_options(grid)
-    grid.add_argument(
-        "--on",
-        default="local",
-        metavar="local[:N]",
-        help="N runs at a time on this machine (default: one a core or GPU)",
-    )
-    grid.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    grid.add_argument(
-        "--loader-workers", type=int, default=0, metavar="N", help="processes that load images, for each run"
-    )
-    grid.add_argument("--micro-batch", type=int, metavar="N", help="images of one forward pass; gradients add up")
-    grid.add_argument("--checkpoint-seconds", type=float, default=60, metavar="S", help="save this often (default: 60)")
-    grid.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard curves too (pip install mimbench[tensorboard])"
-    )
-    grid.set_defaults(function=run_grid)
-
-    plan = commands.add_parser("plan", help="what a grid needs: runs by kind, shared, done, time and disk")
-    _grid_options(plan)
-    plan.set_defaults(function=show_plan)
-
-    report = commands.add_parser("report", help="write the report of a grid from its records")
-    report.add_argument("grid", nargs="?", help="name of the grid (default: every grid in the results)")
-    report.add_argument("--scale", help="default: every scale there is")
-    _results_option(report)
-    report.set_defaults(function=write_reports)
-
-    status = commands.add_parser("status", help="how far the runs of the grids are")
-    _results_option(status)
-    status.set_defaults(function=show_status)
-
-    parts = commands.add_parser("list", help="the parts that can be named in a config")
-    parts.add_argument("kind", choices=["tokenizers", "maskers", "losses", "decoders", "protocols"])
-    parts.set_defaults(function=list_parts)
-
-    publish = commands.add_parser("publish", help="copy a grid's records and report, for committing")
-    publish.add_argument("grid")
-    publish.add_argument("--scale", default="tiny")
-    publish.add_argument("--to", default="results/published", metavar="DIR")
-    _results_option(publish)
-    publish.set_defaults(function=publish_grid)
-    return parser
-
-
-def _results_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", default="results", metavar="DIR", help="default: ./results")
-
-
-def _grid_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help="a grid: a path, or the name of one that ships (ablations, methods, tokenizers)")
-    parser.add_argument("--scale", help="smoke, tiny, or a file of your own (default: the grid's)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
-    parser.add_argument("--only", action="append", default=[], metavar="ROW", help="this row alone; may be repeated")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="sets",
-        help="e.g. schedule.lr=1e-3, for every row",
-    )
-    _results_option(parser)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -134,32 +63,120 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def run_grid(options: argparse.Namespace) -> int:
-    processes = _processes(options.on)
+    where, detail = _where(options.on)
     plan = _plan(options)
     store = Store(options.results)
+    grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:
-        return _print_plan(plan, store)
-    from mimbench import display, launch
+        code = _print_plan(plan, store)
+        return _print_scripts(plan.runs, grid, store, detail) if where == "slurm" else code
+    from mimbench import launch
 
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard: tensorboard is not installed; pip install 'mimbench[tensorboard]'.")
+    _check_place(options)
     launch.prepare(plan, store)
-    left = launch.wanted(plan, store)
+    if where == "slurm":
+        return _submit(plan.runs, grid, store, detail, options)
+    left = launch.wanted(plan.runs, store)
     if not left:
         print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
-        return _finish(plan, store, launch.Outcome(), options)
-    watcher = display.make(len(plan.runs), len(plan.runs) - len(left))
-    place = {
-        "workers": options.loader_workers, "micro_batch": options.micro_batch,
-        "checkpoint_seconds": options.checkpoint_seconds, "tensorboard": options.tensorboard,
+        return _finish(grid, store, launch.Outcome(), options)
+    outcome = _run_here(plan.runs, store, detail, options, on_progress=_Tables(plan, store))
+    launch.merge_record(plan, store)  # another call may have written its rows meanwhile
+    return _finish(grid, store, outcome, options)
+
+
+def _where(on: str) -> tuple[str, str]:
+    """local and the number of runs at a time, or slurm and the name of a profile."""
+    found = re.fullmatch(r"(local)(?::([1-9]\d*))?|(slurm)(?::(.+))?", on)
+    if not found:
+        raise UserError(f"--on {on}: must be local, local:N (runs at a time) or slurm:PROFILE.")
+    if found[3] and not found[4]:
+        from mimbench.slurm.profile import known
+
+        raise UserError(f"--on slurm: needs a profile, slurm:PROFILE. There are: {', '.join(known())}.")
+    return found[1] or found[3], found[2] or found[4] or ""
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: tensorboard is not installed; pip install 'mimbench[tensorboard]'.")
+    for name in ("loader_workers", "micro_batch", "checkpoint_seconds"):
+        value = getattr(options, name)
+        if value is not None and value < (1 if name == "micro_batch" else 0):
+            raise UserError(f"--{name.replace('_', '-')}: must not be {value}.")
+
+
+def _place(options: argparse.Namespace) -> dict[str, object]:
+    """What the command line says of it; the rest is the profile's or the machine's default."""
+    return {
+        "workers": options.loader_workers, "micro_batch": options.micro_batch, "recompute": options.recompute or None,
+        "checkpoint_seconds": options.checkpoint_seconds, "tensorboard": options.tensorboard or None,
     }  # fmt: skip
-    local = launch.Local(store, plan, launch.process_count(processes), watcher, options=place)
+
+
+def _run_here(
+    runs: dict[str, Planned], store: Store, count: str, options: argparse.Namespace, on_progress: Callable[[], None]
+) -> Outcome:
+    from mimbench import display, launch
+
+    watcher = display.make(len(runs), len(runs) - len(launch.wanted(runs, store)))
+    place = {key: value for key, value in _place(options).items() if value is not None}
+    processes = launch.process_count(int(count) if count else None)
+    local = launch.Local(store, runs, processes, watcher, options=place)
     try:
-        outcome = local.run(on_progress=_Tables(plan, store))
+        return local.run(on_progress=on_progress)
     finally:
         watcher.close()
-    launch.merge_record(plan, store)  # another call may have written its rows meanwhile
-    return _finish(plan, store, outcome, options)
+
+
+def _submit(
+    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: str, options: argparse.Namespace
+) -> int:
+    """Submit and return; nothing here need stay alive."""
+    from mimbench.slurm.profile import load_profile
+    from mimbench.slurm.submit import submit
+
+    outcome = submit(runs, grid, store, load_profile(profile), _place(options))
+    for array, kind, tasks in outcome.arrays:
+        print(f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}")
+    if outcome.queued:
+        print(f"{len(outcome.queued)} runs are queued or running already")
+    if outcome.elsewhere:
+        print(f"{len(outcome.elsewhere)} runs are being done by processes outside the queue")
+    for reason, names in _by_reason(outcome.refused).items():
+        print(
+            f"not submitted: {len(names)} runs ({names[0]}{', ...' if len(names) > 1 else ''}): {reason}",
+            file=sys.stderr,
+        )
+    if not (outcome.arrays or outcome.queued or outcome.elsewhere or outcome.refused):
+        print(f"All {len(runs)} runs are done already; nothing to submit.", file=sys.stderr)
+        return _finish(grid, store, None, options)
+    results = [] if options.results == "results" else ["--results", options.results]
+    print(f"To see how far it is: {_command(['status', grid[0], '--watch', *results])}")
+    return EXIT_FAILED if outcome.refused else EXIT_OK
+
+
+def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def _print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: str) -> int:
+    from mimbench.slurm.profile import load_profile
+    from mimbench.slurm.submit import accumulation, scripts
+
+    chosen = load_profile(profile)
+    for group, script in scripts(runs, grid, store, chosen):
+        parents = sum(bool(run.parents) for run in group.runs)
+        print(
+            f"\n# {len(group.runs)} {group.kind} runs"
+            + (f"; {parents} of them wait, each for its own parents" if parents else "")
+        )
+        words = sorted({w for run in group.runs if (w := accumulation(run.spec, chosen.of(group.kind)))})
+        print("".join(f"# {w}\n" for w in words) + script)
+    return EXIT_OK
 
 
 class _Tables:
@@ -186,27 +203,27 @@ class _Tables:
                 print(f"seed {ready[0]} is complete; its report failed: {error}", file=sys.stderr)
 
 
-def _finish(plan: Plan, store: Store, outcome: Outcome, options: argparse.Namespace) -> int:
+def _finish(grid: tuple[str, str], store: Store, outcome: Outcome | None, options: argparse.Namespace) -> int:
     """What failed on stderr; the table on stdout, and as the last line how to go on."""
     from mimbench.report.build import build_report
     from mimbench.report.terminal import print_table
+    from mimbench.store import read_grid
 
-    for name in outcome.failed:
+    for name in outcome.failed if outcome else ():
         failure = store.run(name).last_failure() or {}
         print(f"failed: {name}: {failure.get('type')}: {failure.get('message')}", file=sys.stderr)
-    if outcome.blocked:
+    if outcome and outcome.blocked:
         print(f"not run, for a parent failed: {', '.join(outcome.blocked)}", file=sys.stderr)
-    grid = plan.grid
-    folder = build_report(store, grid.name, grid.scale)
-    print_table(store, grid.name, grid.scale)
+    folder = build_report(store, *grid)
+    print_table(store, *grid)
     print(f"Report: {folder / 'index.html'}", flush=True)
-    if outcome.interrupted:
+    if outcome and outcome.interrupted:
         print(f"Interrupted; nothing finished is lost. To go on: {_command(options.given)}", flush=True)
         return EXIT_INTERRUPTED
-    if outcome.failed:
+    if outcome and outcome.failed:
         print(f"{len(outcome.failed)} runs failed. To try them again: {_command(options.given)}", flush=True)
         return EXIT_FAILED
-    if len(grid.seeds) == 1:
+    if options.command == "run_grid" and len(read_grid(store.grid_path(*grid))["seeds"]) == 1:
         words = [w for i, w in enumerate(options.given) if w != "--seeds" and options.given[i - 1] != "--seeds"]
         three = _command([*(w for w in words if not w.startswith("--seeds=")), "--seeds", "3"])
         print(f"One seed tells nothing about spread. For three: {three}", flush=True)
@@ -223,13 +240,6 @@ def _command(words: list[str]) -> str:
     else:
         name = [sys.executable, "-m", "mimbench"]
     return shlex.join([*name, *words])
-
-
-def _processes(on: str) -> int | None:
-    found = re.fullmatch(r"local(?::([1-9]\d*))?", on)
-    if not found:
-        raise UserError(f"--on {on}: must be local or local:N, with N the number of runs at a time.")
-    return int(found[1]) if found[1] else None
 
 
 def show_plan(options: argparse.Namespace) -> int:
@@ -292,11 +302,86 @@ def _grids(store: Store, name: str | None, scale: str | None) -> list[tuple[str,
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """By kind of run: how many are done, running, failed, stopped or planned; then what failed and why."""
-    from mimbench.status import status_lines
+    """By row and kind: done, running, queued, failed, blocked; then where, and why."""
+    from mimbench import status
 
-    for line in status_lines(Store(options.results)):
+    store = Store(options.results)
+    lines = lambda: status.status_lines(store, options.grid)
+    if options.watch:
+        status.watch(lines, lambda: status.nothing_moves(store, options.grid))
+    else:
+        _print_all(lines())
+    return EXIT_OK
+
+
+def _print_all(lines: Iterable[str]) -> None:
+    for line in lines:
         print(line)
+
+
+def show_why(options: argparse.Namespace) -> int:
+    from mimbench.seen import find_run
+    from mimbench.status import why_lines
+
+    store = Store(options.results)
+    _print_all(why_lines(store, find_run(store, options.run)))
+    return EXIT_OK
+
+
+def show_logs(options: argparse.Namespace) -> int:
+    from mimbench.control import logs
+    from mimbench.seen import find_run
+
+    store = Store(options.results)
+    for text in logs(store, find_run(store, options.run), options.follow):
+        print(text, end="", flush=True)
+    return EXIT_OK
+
+
+def cancel_jobs(options: argparse.Namespace) -> int:
+    from mimbench.control import cancel
+
+    _print_all(cancel(Store(options.results), options.grid))
+    return EXIT_OK
+
+
+def retry_runs(options: argparse.Namespace) -> int:
+    """Needs no grid file: what the runs compute, and of whom they descend, stands in their folders."""
+    from mimbench.control import records, to_retry
+    from mimbench.seen import look
+
+    where, detail = _where(options.on)
+    _check_place(options)
+    store, worst = Store(options.results), EXIT_OK
+    for name, scale, names in records(store, options.grid):
+        seen, warning = look(store, names)
+        if warning and where == "slurm":
+            raise UserError(warning)
+        chosen = to_retry(seen, options.failed)
+        print(f"{name} at scale {scale}: {len(chosen)} runs to try again", file=sys.stderr)
+        if not chosen:
+            continue
+        from mimbench import launch
+
+        runs = launch.from_folders(chosen, store)
+        if where == "slurm":
+            worst = max(worst, _submit(runs, (name, scale), store, detail, options))
+        else:
+            outcome = _run_here(runs, store, detail, options, on_progress=lambda: None)
+            worst = max(worst, _finish((name, scale), store, outcome, options))
+    return worst
+
+
+def examine(options: argparse.Namespace) -> int:
+    from mimbench.slurm import doctor
+    from mimbench.slurm.profile import load_profile
+
+    where, profile = _where(options.on)
+    store = Store(options.results)
+    chosen = load_profile(profile) if where == "slurm" else None
+    _print_all(doctor.verdict(doctor.machine_lines(store)))
+    if chosen is not None:
+        _print_all(doctor.verdict(doctor.cluster_lines(store, chosen)))
     return EXIT_OK
 
 
@@ -324,6 +409,12 @@ def publish_grid(options: argparse.Namespace) -> int:
     print(f"Copied to {target}")
     return EXIT_OK
 
+
+COMMANDS = {
+    command.__name__: command
+    for command in (run_grid, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs, examine,
+                    list_parts, publish_grid)
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

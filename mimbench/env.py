@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mimbench.store import slurm_job
+
 PACKAGES = (
     "mimbench",
     "torch",
@@ -36,7 +38,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "git": git(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": slurm_job(),
     }
 
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
@@ -66,9 +66,15 @@ class Local:
     """Carries out a plan on this machine."""
 
     def __init__(
-        self, store: Store, plan: Plan, processes: int, watcher: Watcher, *, options: dict[str, Any] | None = None
+        self,
+        store: Store,
+        runs: dict[str, Planned],
+        processes: int,
+        watcher: Watcher,
+        *,
+        options: dict[str, Any] | None = None,
     ) -> None:
-        self.store, self.plan, self.watcher = store, plan, watcher
+        self.store, self.runs, self.watcher = store, runs, watcher
         self.processes, self.options = processes, options or {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mimbench.job"])
@@ -80,7 +86,7 @@ class Local:
 
     def run(self, on_progress: Callable[[], None] = lambda: None) -> Outcome:
         """Until everything wanted is done, failed or blocked. `on_progress` is called after each run that ends."""
-        self.waiting = wanted(self.plan, self.store)
+        self.waiting = wanted(self.runs, self.store)
         previous = signal.signal(signal.SIGINT, self._ask), signal.signal(signal.SIGTERM, self._ask)
         try:
             self._warm_up()
@@ -201,15 +207,32 @@ def _record_death(folder: RunFolder, code: int | None) -> None:
     )
 
 
-def wanted(plan: Plan, store: Store) -> dict[str, Planned]:
+def wanted(runs: dict[str, Planned], store: Store) -> dict[str, Planned]:
     """What is not done, in order; and done parents whose weights are gone although a child still needs them."""
-    needed = {name for name, run in plan.runs.items() if not store.run(name).done()}
-    for name, run in reversed(plan.runs.items()):
+    needed = {name for name in runs if not store.run(name).done()}
+    for name, run in reversed(runs.items()):
         if name in needed:
             for parent in run.parents:
                 if not has_weights(store.run(parent)):
                     needed.add(parent)
-    return {name: run for name, run in plan.runs.items() if name in needed}
+    return {name: run for name, run in runs.items() if name in needed}
+
+
+def from_folders(names: Iterable[str], store: Store) -> dict[str, Planned]:
+    """Runs as their folders describe them, and all they descend from: parents first. Needs no grid file."""
+    found: dict[str, Planned] = {}
+
+    def add(name: str) -> None:
+        if name not in found:
+            spec = store.run(name).spec()
+            parents = tuple(spec.get("parents", {}).values())
+            for parent in parents:
+                add(parent)
+            found[name] = Planned(name, spec, parents)
+
+    for name in names:
+        add(name)
+    return found
 
 
 def prepare(plan: Plan, store: Store) -> None:

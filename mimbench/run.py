@@ -22,50 +22,72 @@ from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
-from mimbench.store import WEIGHTS, RunFolder, Store, has_weights, read_json, sha256_file, write_json
+from mimbench.store import WEIGHTS, Claim, RunFolder, Store, has_weights, read_json, sha256_file, write_json
 
 
-def execute(store: Store, name: str, place: Place) -> str:
-    """done, taken (somebody else is at it), or an exception. Whatever happens, the folder tells it."""
+def execute(store: Store, name: str, place: Place, dead: Callable[[dict[str, Any]], bool] = lambda owner: False) -> str:
+    """done, taken (somebody else is at it), or an exception. Whatever happens, the folder tells it.
+
+    With several ranks the first one holds the claim and writes; all of them follow what it sees.
+    """
     folder = store.run(name)
-    claim = folder.claim(on_lost=place.stop.ask) if place.rank == 0 else None
-    if place.rank == 0 and claim is None:
-        return "taken"
+    claim, verdict = None, "go"
+    if place.rank == 0:
+        claim = folder.claim(on_lost=place.stop.ask, dead=dead)
+        verdict = "taken" if claim is None else "done" if folder.done() and has_weights(folder) else "go"
     try:
-        return _attempt(store, folder, place)
+        verdict = place.of_first_rank(verdict)
+        return _attempt(store, folder, place, claim) if verdict == "go" else verdict
     finally:
         if claim is not None:
             claim.release()
 
 
-def _attempt(store: Store, folder: RunFolder, place: Place) -> str:
+def _attempt(store: Store, folder: RunFolder, place: Place, claim: Claim | None) -> str:
     spec = folder.spec()
-    if folder.done() and has_weights(folder):
-        return "done"
     if place.device.type == "cpu":
         torch.set_num_threads(spec["threads"])
     started = time.monotonic()
     before = _elapsed_before(folder)
-    attempt = folder.begin_attempt(
-        {**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world}
-    )
+    note_elapsed = lambda: _note_elapsed(folder, before + time.monotonic() - started)
+    attempt = ""
+    if claim is not None:
+        claim.on_beat = note_elapsed  # so that an attempt that is killed has its cost counted too
+        attempt = folder.begin_attempt(
+            {**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world,
+             "micro_batch": place.micro_batch, "found": furthest(folder)}
+        )  # fmt: skip
+    attempt = place.of_first_rank(attempt)
     try:
         result, images = KINDS[spec["kind"]](store, folder, spec, place)
         seconds = before + time.monotonic() - started
         if place.rank == 0:
             cost = {"seconds": round(seconds, 2), "images": images, "peak_memory_bytes": env.peak_memory(),
-                    "device": _device_name(place), "host": env.facts()["host"], "energy_joules": None}  # fmt: skip
+                    "device": _device_name(place), "host": env.facts()["host"], "world": place.world,
+                    "energy_joules": None}  # fmt: skip
             _check_same_weights(folder, result)
             folder.finish({"kind": spec["kind"], "version": spec["version"], **result}, cost)
             _prune(folder, result)
         return "done"
     except Interrupted:
-        _note_elapsed(folder, before + time.monotonic() - started)
         raise
     except BaseException as error:
-        folder.fail(attempt, error)
-        _note_elapsed(folder, before + time.monotonic() - started)
+        with contextlib.suppress(OSError):  # results that vanished must not hide the error that is under way
+            folder.fail(attempt, error)
         raise
+    finally:
+        if claim is not None and not folder.done():
+            note_elapsed()
+
+
+def furthest(folder: RunFolder) -> list[str]:
+    """What an attempt finds to go on from: pieces that are finished, and the step of every checkpoint."""
+    finished = (p for name in ("final.pt", "val.json", WEIGHTS) for p in folder.work.rglob(name))
+    found = [str(p.relative_to(folder.work)) for p in finished]
+    for path in folder.work.rglob("checkpoint.pt"):
+        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]  # reads no tensor
+        found.append(f"{path.relative_to(folder.work)} at step {step}")
+    return sorted(found)
 
 
 def _prune(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -86,7 +108,7 @@ def _elapsed_before(folder: RunFolder) -> float:
 
 
 def _note_elapsed(folder: RunFolder, seconds: float) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not hide the error that is under way
+    with contextlib.suppress(OSError):  # a full disk must not end a run
         write_json(folder.work / "elapsed.json", {"seconds": seconds})
 
 
@@ -166,7 +188,7 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place
     fit(objective, _stream(images, schedule, seed, place), schedule, folder.work, seed, place, curve=curve)
     state = {k: v.cpu() for k, v in objective.encoder.state_dict().items()}
     sha = _keep_weights(folder, state) if place.rank == 0 else ""
-    last = curve.read_text().strip().rsplit("\n", 1)[-1].split(",")
+    last = curve.read_text().strip().rsplit("\n", 1)[-1].split(",") if place.rank == 0 else ["", "nan"]
     return {
         "metrics": {"loss": float(last[1])}, "values": {}, "flags": [], "parents": parents, "weights_sha256": sha,
     }, schedule.steps * schedule.batch  # fmt: skip
@@ -202,7 +224,10 @@ def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str
 def _data_fingerprint(spec: dict[str, Any]) -> str:
     from mimbench.store import fingerprint
 
-    return fingerprint({"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")})
+    facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
+    if "segmentation_manifest" in spec:  # of photographs; the embedded data follow from `data`
+        facts["segmentation_manifest"] = spec["segmentation_manifest"]
+    return fingerprint(facts)
 
 
 def _data_config(spec: dict[str, Any]) -> DataConfig:

@@ -1,8 +1,10 @@
 """Every path and every file format under results/. State is which files exist; nothing is edited, only added.
 
-results/runs/<kind>-<12 hex>/   spec.json, claim-N, attempts/, failures/, curve.csv, result.json, cost.json, work/
+results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, failures/, curve.csv, result.json, cost.json, work/
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
 results/reports/<name>.<scale>/     derived, deletable
+results/slurm/<job>/                scripts and first words of cluster jobs
+results/locks/<name>/               claims of what one process does at a time
 results/cache/                      data sets made or prepared here, deletable
 """
 
@@ -111,6 +113,12 @@ def stamp() -> str:
     return f"{clock}.{now % 10**9:09d}-{socket.gethostname()}-{os.getpid()}"
 
 
+def slurm_job() -> str | None:
+    """The cluster's id of the job this process is in, as its queue writes it: 17, or 17_3 of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
 @functools.cache
 def _machine() -> str:
     """This host and this process namespace: only here does a pid mean anything."""
@@ -141,6 +149,7 @@ class Claim:
         self.path = folder / f"claim-{number}"
         self._stop = threading.Event()
         self.lost, self._on_lost = False, on_lost
+        self.on_beat: Callable[[], None] = lambda: None  # what else its owner wants noted now and then
         self._thread = threading.Thread(target=self._beat, daemon=True, name="mimbench-heartbeat")
         self._thread.start()
 
@@ -153,6 +162,7 @@ class Claim:
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+                self.on_beat()
 
     def release(self) -> None:
         self._stop.set()
@@ -251,7 +261,7 @@ class RunFolder:
         numbers = _claim_numbers(self.path)
         return bool(numbers) and self._alive(numbers[-1])
 
-    def _alive(self, number: int) -> bool:
+    def _alive(self, number: int, dead: Callable[[dict[str, Any]], bool] = lambda owner: False) -> bool:
         path = self.path / f"claim-{number}"
         try:
             age = time.time() - path.stat().st_mtime
@@ -262,17 +272,25 @@ class RunFolder:
             return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
         if isinstance(owner, dict) and owner.get("machine") == _machine() and "pid" in owner:
             return _process_start(owner["pid"]) == owner.get("start")
-        return age < DEAD_AFTER_SECONDS
+        return age < DEAD_AFTER_SECONDS and not (isinstance(owner, dict) and dead(owner))
 
-    def claim(self, on_lost: Callable[[], None] = lambda: None) -> Claim | None:
-        """Take the run, or None if it is taken. `on_lost` is called should somebody take it over later."""
+    def claim(
+        self,
+        on_lost: Callable[[], None] = lambda: None,
+        dead: Callable[[dict[str, Any]], bool] = lambda owner: False,
+    ) -> Claim | None:
+        """Take the run, or None if it is taken.
+
+        `on_lost` is called should somebody take it over later. `dead` may know that an owner on another host is gone
+        although it was heard of lately, for instance from the queue of a cluster.
+        """
         numbers = _claim_numbers(self.path)
-        if numbers and self._alive(numbers[-1]):
+        if numbers and self._alive(numbers[-1], dead):
             return None
         number = numbers[-1] + 1 if numbers else 0
         pid = os.getpid()
         owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
-                 "job": os.environ.get("SLURM_JOB_ID")}  # fmt: skip
+                 "job": slurm_job()}  # fmt: skip
         if not write_json(self.path / f"claim-{number}", owner, once=True):
             return None
         if _claim_numbers(self.path)[-1:] != [number]:  # others took it over since we looked
@@ -289,6 +307,28 @@ class RunFolder:
         except (OSError, UserError):
             return None
 
+    # where it was sent
+
+    def note_submission(self, facts: dict[str, Any]) -> None:
+        write_json(self.path / "submissions" / f"{stamp()}.json", facts)
+
+    def submission(self) -> dict[str, Any]:
+        """The last one to a cluster: job, profile, grid; empty if there was none."""
+        return self._last("submissions")
+
+    def last_attempt(self) -> dict[str, Any]:
+        """Facts of the last start: host, job, device, versions; empty if there was none."""
+        return self._last("attempts")
+
+    def _last(self, folder: str) -> dict[str, Any]:
+        names = self._names(folder)
+        if not names:
+            return {}
+        return {**read_json(self.path / folder / names[-1]), "stamp": names[-1].removesuffix(".json")}
+
+    def attempts(self) -> list[dict[str, Any]]:
+        return [read_json(self.path / "attempts" / name) for name in self._names("attempts")]
+
     # what it leaves
 
     def begin_attempt(self, facts: dict[str, Any]) -> str:
@@ -299,7 +339,8 @@ class RunFolder:
     def fail(self, attempt: str, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         record = {"type": type(error).__name__, "message": str(error), "traceback": text}
-        write_json(self.path / "failures" / f"{attempt}.json", record)
+        # of several ranks the first to fail knows why; the others only lost their peer
+        write_json(self.path / "failures" / f"{attempt}.json", record, once=True)
 
     def finish(self, result: dict[str, Any], cost: dict[str, Any]) -> None:
         """The cost first: once the result is there, the run is done and nobody comes back."""
@@ -350,6 +391,21 @@ class Store:
             probe.unlink()
         except OSError as error:
             raise UserError(f"{self.root}: results cannot be written there ({error.strerror}).") from error
+
+    @contextlib.contextmanager
+    def lock(self, name: str, seconds: float) -> Iterator[None]:
+        """One process at a time, over all hosts; a dead holder's place is taken."""
+        folder, end = RunFolder(self.root / "locks" / name), time.monotonic() + seconds
+        folder.path.mkdir(parents=True, exist_ok=True)
+        while (held := folder.claim()) is None:
+            if time.monotonic() > end:
+                owner = folder.claim_owner() or {}
+                raise UserError(f"{folder.path}: held by {owner.get('host')} (pid {owner.get('pid')}) for too long.")
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            held.release()
 
     def grid_path(self, name: str, scale: str) -> Path:
         return self.root / "grids" / f"{name}.{scale}.json"

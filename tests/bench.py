@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,12 +19,14 @@ from mimbench import compat as compat
 from mimbench.config import EncoderConfig, ScheduleConfig
 from mimbench.data.images import normalise
 from mimbench.grid import load_grid
+from mimbench.launch import merge_record
 from mimbench.models.encoder import prefer_unfused_attention
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
-from mimbench.pretrain.fit import Place, Trainee
+from mimbench.pretrain.fit import Place, Trainee, save_weights
 from mimbench.pretrain.step import draw_masks, make_encoder, make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
+from mimbench.store import Store
 
 ROOT = Path(__file__).parent.parent
 BATCH, ROUNDS = 64, 30
@@ -190,9 +194,62 @@ def planning() -> None:
     print(f"planning {len(plan.runs)} runs: {time.perf_counter() - begun:.2f} s")
 
 
+def ten_thousand_runs() -> None:
+    """A dry submission and a status of 10,000 runs, as whole processes with their memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results"
+        dry = [
+            "run",
+            "grid",
+            str(ROOT / "configs/ablations.yaml"),
+            "--seeds",
+            "286",
+            "--dry-run",
+            "--on",
+            "slurm:trial",
+        ]
+        print("dry submission of 10,000 runs: " + measured([*dry, "--results", str(results)]))
+        plan = make_plan(load_grid(str(ROOT / "configs/ablations.yaml"), seeds=286))
+        store = Store(results)
+        for name, run in plan.runs.items():
+            path = store.run(name).path
+            path.mkdir(parents=True)
+            for file, value in (("spec", run.spec), ("result", {"kind": run.kind}), ("cost", {"seconds": 1.0})):
+                (path / f"{file}.json").write_text(json.dumps(value))
+        merge_record(plan, store)
+        print(f"status over {len(plan.runs)} finished runs: " + measured(["status", "--results", str(results)]))
+
+
+def measured(words: list[str]) -> str:
+    """Seconds and peak memory of a command."""
+    begun = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "mimbench", *words], stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    assert code == 0, words
+    return f"{time.perf_counter() - begun:.2f} s, {usage.ru_maxrss / 2**20:.2f} GiB"
+
+
+def checkpoints() -> None:
+    """Size and time of a checkpoint of a ViT-B/16 with AdamW's state, on this machine's disk."""
+    model = make_encoder(EncoderConfig(), 224, 0)
+    moments = {name: torch.rand_like(value) for name, value in model.state_dict().items()}
+    state = {"step": 1, "objective": model.state_dict(), "optimizer": [moments, dict(moments)]}
+    with tempfile.TemporaryDirectory() as folder:
+        path, seconds = Path(folder) / "checkpoint.pt", []
+        for _ in range(3):
+            begun = time.perf_counter()
+            save_weights(state, path)
+            seconds.append(time.perf_counter() - begun)
+        median = statistics.median(seconds)
+        print(f"checkpoint of a ViT-B/16 with its optimiser: {path.stat().st_size / 2**30:.2f} GiB in {median:.1f} s, "
+              f"{100 * median / (600 + median):.2f} % of the time at one in ten minutes")  # fmt: skip
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     against_timm()
     parts_of_a_step()
     start_up()
     planning()
+    ten_thousand_runs()
+    checkpoints()

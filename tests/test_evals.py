@@ -149,7 +149,7 @@ def test_the_mean_iou_is_that_of_a_confusion_matrix(subject):
     root = ade.write_shapes(subject.data, subject.counts, subject.cache)
     dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32))
     model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32)
-    measured = segmentation.measure(model, dataset, torch.device("cpu"), False)
+    measured = segmentation.measure(model, dataset, Place(), False)
     confusion = np.zeros((13, 13))
     model.eval()
     for index in range(len(dataset)):

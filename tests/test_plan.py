@@ -103,14 +103,14 @@ def test_a_parent_whose_weights_are_lost_is_wanted_again(ablations, store):
     names = plan.rows["no-tokens"][0]
     parent = store.run(names["pretrain"])
     parent.finish({"metrics": {}, "weights_sha256": "x"}, {})
-    assert names["pretrain"] in launch.wanted(plan, store)
+    assert names["pretrain"] in launch.wanted(plan.runs, store)
     parent.work.mkdir()
     (parent.work / "weights.pt").write_bytes(b"")
-    assert names["pretrain"] not in launch.wanted(plan, store)
+    assert names["pretrain"] not in launch.wanted(plan.runs, store)
     for kind in EVALUATIONS:
         store.run(names[kind]).finish({}, {})
     (parent.work / "weights.pt").unlink()
-    assert not launch.wanted(plan, store)  # nobody needs them any more
+    assert not launch.wanted(plan.runs, store)  # nobody needs them any more
 
 
 def test_an_estimate_counts_what_is_done_and_uses_recorded_costs(ablations, store):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mimbench.cli import _parser
+from mimbench.arguments import make_parser
 from mimbench.grid import load_grid
 from mimbench.plan import make_plan
 
@@ -25,7 +25,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options = _parser().parse_args(shlex.split(line)[1:])
+    options = make_parser().parse_args(shlex.split(line)[1:])
     if hasattr(options, "sets"):  # a grid: plan it as well
         assert make_plan(load_grid(options.file, scale=options.scale, seeds=options.seeds)).runs
 

@@ -164,6 +164,67 @@ def test_of_many_that_race_for_a_dead_claim_one_wins(tmp_path):
     assert sum(won) == 1
 
 
+def _finish_one(root, number, start):
+    store = Store(root)
+    spec = {"kind": "knn", "seed": number}
+    folder = store.run(run_name(spec))
+    folder.create(spec)
+    claim = folder.claim()
+    folder.begin_attempt({"number": number})
+    start.wait()
+    folder.finish({"kind": "knn", "number": number}, {"seconds": 1.0})
+    claim.release()
+
+
+def test_two_hundred_runs_that_finish_at_once_are_all_there_and_whole(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
+    processes = [context.Process(target=_finish_one, args=(str(tmp_path / "results"), n, start)) for n in range(200)]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 200
+    folders = list(Store(tmp_path / "results").all_runs())
+    assert sorted(f.result()["number"] for f in folders) == list(range(200))
+    assert all(f.state() == "done" and f.cost() == {"seconds": 1.0} for f in folders)
+    assert not list((tmp_path / "results").rglob("*.tmp"))
+    assert not list((tmp_path / "results").rglob("claim-*"))
+
+
+def _hold_lock(root, counter, held):
+    store = Store(root)
+    for _ in range(5):
+        with store.lock("submitting", 60):
+            held.value += 1
+            assert held.value == 1
+            time.sleep(0.01)
+            held.value -= 1
+    counter.put(True)
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
+    context = multiprocessing.get_context("fork")
+    counter, held = context.Queue(), context.Value("i", 0, lock=False)
+    processes = [context.Process(target=_hold_lock, args=(str(tmp_path), counter, held)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 4
+
+
+def test_an_owner_that_the_cluster_knows_to_be_gone_is_taken_over_at_once(tmp_path):
+    folder = made(tmp_path)
+    write_json(folder.path / "claim-0", {"machine": "another", "host": "n7", "pid": 1, "start": "0", "job": "17_3"})
+    assert folder.claim() is None
+    claim = folder.claim(dead=lambda owner: owner["job"] == "17_3")
+    assert claim is not None
+    assert claim.path.name == "claim-1"
+    claim.release()
+
+
 def _write_forever(path):
     from pathlib import Path
 
@@ -234,7 +295,7 @@ def test_a_claimer_that_looked_too_early_withdraws(tmp_path, monkeypatch):
     (folder.path / "claim-0").rename(folder.path / "claim-1")
     looked = iter([[]])
     original = store_module._claim_numbers
-    monkeypatch.setattr(RunFolder, "_alive", lambda self, number: True)
+    monkeypatch.setattr(RunFolder, "_alive", lambda self, number, dead=None: True)
 
     def early(path):
         return next(looked, original(path))

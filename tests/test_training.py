@@ -18,10 +18,11 @@ from mimbench.errors import Interrupted, RunFailed
 from mimbench.grid import load_grid
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
-from mimbench.pretrain.fit import Place, Stop, learning_rate, load_weights
+from mimbench.pretrain.fit import Place, learning_rate, load_weights
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.run import execute
+from mimbench.stop import Stop
 from mimbench.store import Store
 
 

@@ -7,17 +7,20 @@ from torch import Tensor
 
 from mimbench.data.images import Images, normalise
 from mimbench.models.encoder import Encoder
+from mimbench.pretrain.fit import Place
 
 BATCH = 256
 
 
 @torch.inference_mode()
-def extract(encoder: Encoder, images: Images, device: torch.device) -> Tensor:
+def extract(encoder: Encoder, images: Images, place: Place) -> Tensor:
     """(depth, n, D) float32 on the CPU."""
+    device = place.device
     encoder = encoder.eval().to(device)
     layers = tuple(range(encoder.depth))
     parts = []
     for start in range(0, len(images), BATCH):
+        place.breathe()
         raw = images.plain(range(start, min(start + BATCH, len(images)))).to(device)
         taps = encoder(normalise(raw), taps=layers).taps
         parts.append(torch.stack([taps[layer][:, 1:].mean(1) for layer in layers]).float().cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
     bf16 = settings["precision"] == "bf16"
 
-    def train_one(rate: float, name: str) -> Classifier:
+    def train_one(rate: float, name: str, place: Place) -> Classifier:
         encoder = subject.encoder(drop_path=settings["drop_path"])
         model = Classifier(encoder, train.classes, settings["label_smoothing"], subject.seed)
         schedule = schedule_of(settings, rate, len(train))
@@ -81,8 +82,8 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
 
     return sweep(
         subject, settings, place, train_one, images=images_seen(settings, len(train)),
-        validate=lambda model: accuracy(model, val, place.device, bf16),
-        test=lambda model: {"accuracy": accuracy(model, test, place.device, bf16)},
+        validate=lambda model: accuracy(model, val, place, bf16),
+        test=lambda model: {"accuracy": accuracy(model, test, place, bf16)},
     )  # fmt: skip
 
 
@@ -112,18 +113,19 @@ def layer_decay(encoder: Encoder, decay: float) -> Callable[[str], float]:
 
 
 def sweep(
-    subject: Subject, settings: dict[str, Any], place: Place, train_one: Callable[[float, str], Any],
+    subject: Subject, settings: dict[str, Any], place: Place, train_one: Callable[[float, str, Place], Any],
     *, images: int, validate: Callable[[Any], float], test: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Train with every learning rate, choose on held-out images, test the chosen one, once."""
     rates, by_lr, best = settings["learning_rates"], {}, None
-    for rate in rates:
+    for index, rate in enumerate(rates):
         name = f"lr-{rate:g}"
         note = subject.work / name / "val.json"
-        model = train_one(rate, name)
-        if not note.exists():
-            write_json(note, {"val": validate(model)})
-        by_lr[f"{rate:g}"] = read_json(note)
+        model = train_one(rate, name, replace(place, progress=_part(place, index, len(rates))))
+        # every rank asks its own file system; they agree on the number all the same, as it follows from the weights
+        by_lr[f"{rate:g}"] = read_json(note) if note.exists() else {"val": validate(model)}
+        if place.rank == 0:
+            write_json(note, by_lr[f"{rate:g}"], once=True)
         if best is None or by_lr[f"{rate:g}"]["val"] > best[1]:
             best = (rate, by_lr[f"{rate:g}"]["val"], model)
     assert best is not None
@@ -137,6 +139,11 @@ def sweep(
     }
 
 
+def _part(place: Place, index: int, parts: int) -> Callable[[int, int], None]:
+    """Progress of one training among several, as progress of the whole."""
+    return lambda step, steps: place.progress(index * steps + step, parts * steps)
+
+
 def all_tie(by_lr: dict[str, dict[str, float]]) -> list[str]:
     """A flag where no learning rate was better than another: nothing was learned, or nothing was chosen."""
     if len(by_lr) > 1 and len({v["val"] for v in by_lr.values()}) == 1:
@@ -145,10 +152,12 @@ def all_tie(by_lr: dict[str, dict[str, float]]) -> list[str]:
 
 
 @torch.inference_mode()
-def accuracy(model: Classifier, images: Images, device: torch.device, bf16: bool) -> float:
+def accuracy(model: Classifier, images: Images, place: Place, bf16: bool) -> float:
     model.eval()
+    device = place.device
     correct = []
     for start in range(0, len(images), BATCH):
+        place.breathe()
         index = range(start, min(start + BATCH, len(images)))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             scores = model.logits(images.plain(index).to(device))

@@ -17,7 +17,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
     encoder = subject.encoder()
     bank, held_out, final = (
-        F.normalize(f, dim=-1) for f in standardise(*(extract(encoder, s, place.device) for s in (train, val, test)))
+        F.normalize(f, dim=-1) for f in standardise(*(extract(encoder, s, place) for s in (train, val, test)))
     )
     labels = torch.from_numpy(train.labels)
     neighbours = [k for k in settings["neighbours"] if k <= len(labels)]

@@ -17,7 +17,7 @@ from mimbench.pretrain.fit import Place
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
     encoder = subject.encoder()
-    features = standardise(*(extract(encoder, split, place.device) for split in (train, val, test)))
+    features = standardise(*(extract(encoder, split, place) for split in (train, val, test)))
     labels = [torch.from_numpy(split.labels) for split in (train, val, test)]
     heads = train_heads(features[0], labels[0], train.classes, settings, subject.seed)
     chosen, table = choose(heads, features[1], labels[1], settings["learning_rates"])

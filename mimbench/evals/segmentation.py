@@ -126,7 +126,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     }
     train, classes = splits["labelled"], splits["labelled"].metainfo["classes"]
 
-    def train_one(rate: float, name: str) -> Segmenter:
+    def train_one(rate: float, name: str, place: Place) -> Segmenter:
         encoder = subject.encoder(drop_path=settings["drop_path"], size=size)
         model = Segmenter(encoder, len(classes), settings, subject.seed, size)
         schedule = schedule_of(settings, rate, len(train))
@@ -144,8 +144,8 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     bf16 = settings["precision"] == "bf16"
     return sweep(
         subject, settings, place, train_one, images=images_seen(settings, len(train)),
-        validate=lambda model: measure(model, splits["val"], place.device, bf16)["miou"],
-        test=lambda model: _with_detail(measure(model, splits["test"], place.device, bf16)),
+        validate=lambda model: measure(model, splits["val"], place, bf16)["miou"],
+        test=lambda model: _with_detail(measure(model, splits["test"], place, bf16)),
     )  # fmt: skip
 
 
@@ -160,15 +160,16 @@ def _root(subject: Subject) -> Path:
 
 
 @torch.inference_mode()
-def measure(model: Segmenter, dataset: Any, device: torch.device, bf16: bool) -> dict[str, Any]:
+def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[str, Any]:
     """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in per cent."""
     network = model.model.eval()
     metric = IoUMetric(iou_metrics=["mIoU"], prefix="test")
     metric.dataset_meta = dataset.metainfo
     for start in range(0, len(dataset), BATCH):
+        place.breathe()
         batch = pseudo_collate([dataset[i] for i in range(start, min(start + BATCH, len(dataset)))])
         data = network.data_preprocessor(batch, False)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
             samples = network(**data, mode="predict")
         metric.process(batch, [sample.to_dict() for sample in samples])
     totals = [sum(column) for column in zip(*metric.results, strict=True)]

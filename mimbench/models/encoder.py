@@ -9,6 +9,7 @@ import torch
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mimbench.config import EncoderConfig
 from mimbench.models.positions import sincos
@@ -23,6 +24,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # blocks' activations, in the backward pass, instead of keeping them
         self.dim, self.depth = config.dim, config.depth
         self.grid = Grid(size // config.patch, size // config.patch, config.patch)
         self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
@@ -59,7 +61,11 @@ class Encoder(nn.Module):
         shared = self._shared_bias()
         tapped = {}
         for index, block in enumerate(self.body.blocks):
-            x = block(x) if shared is None else block(x, shared_rel_pos_bias=shared)
+            more: dict[str, Any] = {} if shared is None else {"shared_rel_pos_bias": shared}
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **more)
+            else:
+                x = block(x, **more)
             if index in taps:
                 tapped[index] = x
         x = self.body.norm(x)

@@ -11,12 +11,11 @@ import csv
 import io
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,7 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mimbench.config import ScheduleConfig
 from mimbench.data.sampling import derive
 from mimbench.errors import Interrupted, RunFailed
+from mimbench.models.encoder import Encoder
+from mimbench.stop import Stop
 from mimbench.store import write_atomically
+
+T = TypeVar("T")
 
 LOG_EVERY = 50  # steps; part of what curve.csv holds
 AGREE_EVERY = 8  # steps between the ranks' asking one another whether to stop
@@ -61,22 +64,22 @@ class Place:
     micro_batch: int | None = None  # images of one forward pass; None: the rank's whole share
     checkpoint_seconds: float = 60.0
     tensorboard: bool = False
-    stop: Stop = field(default_factory=lambda: Stop())
+    recompute: bool = False  # activations, in the backward pass: for what is too large to keep them
+    stop: Stop = field(default_factory=Stop)
     progress: Callable[[int, int], None] = lambda step, steps: None
 
+    def breathe(self) -> None:
+        """Between the batches of an evaluation: stop here if asked. Several ranks agree between steps alone."""
+        if self.stop.asked and self.world == 1:
+            raise Interrupted("stopped within an evaluation")
 
-class Stop:
-    """A flag that signal handlers set and the loop reads at the next step boundary."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, lambda *_: self.ask())
-
-    def ask(self) -> None:
-        self.asked = True
+    def of_first_rank(self, value: T) -> T:
+        """What rank 0 says, on every rank: a shared file system may show each of them something else."""
+        if self.world == 1:
+            return value
+        said: list[Any] = [value]
+        dist.broadcast_object_list(said, src=0, device=self.device)
+        return said[0]
 
 
 def learning_rate(schedule: ScheduleConfig, step: int) -> float:
@@ -291,15 +294,18 @@ def fit(
 ) -> Path:
     """Train to the last step, going on from the checkpoint in `folder` if there is one. Returns the final weights."""
     final = folder / "final.pt"
-    if final.exists():
+    if place.of_first_rank(final.exists()):
         objective.load_state_dict(load_weights(final))
         objective.to(place.device)
         return final
+    for module in objective.modules():
+        if isinstance(module, Encoder):
+            module.recompute = place.recompute
     trainee = Trainee(objective, schedule, seed, place)
     groups = parameter_groups(objective, schedule.weight_decay, lr_scale)
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=place.device.type == "cuda")
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
+    if place.of_first_rank(checkpoint.exists()):
         state = load_weights(checkpoint, place.device)
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])

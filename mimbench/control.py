@@ -1,0 +1,76 @@
+"""`mimbench cancel`, `retry` and `logs`: what one does to runs that are under way or failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from mimbench.errors import UserError
+from mimbench.seen import Seen, log_files, look, runs_of
+from mimbench.slurm import queue
+from mimbench.store import RunFolder, Store
+
+FOLLOW_SECONDS = 0.5
+
+
+def records(store: Store, grid: str | None) -> list[tuple[str, str, list[str]]]:
+    """(name, scale, runs) of the grids meant: all, or those of this name, or <name>.<scale>."""
+    found = []
+    for path, record in store.grids():
+        if grid in (None, path.stem, path.stem.rpartition(".")[0]):
+            if isinstance(record, UserError):
+                raise record
+            found.append((record["name"], record["scale"], runs_of(record)))
+    if not found:
+        raise UserError(f"{store.root}: no grid {grid or ''} was run there yet.")
+    return found
+
+
+def cancel(store: Store, grid: str | None) -> Iterator[str]:
+    """Take a grid's jobs out of the queue; those that run save first. What is done stays done."""
+    for name, scale, runs in records(store, grid):
+        seen, warning = look(store, runs)
+        if warning:
+            raise UserError(warning)
+        moving = [one for one in seen.values() if one.state in ("running", "queued", "blocked") and one.job]
+        alive = queue.queued(one.job for one in moving if one.job)
+        ours = {one.name: one.job for one in moving if one.job in alive}
+        # the children first: a parent's end would have SLURM cancel them under another name
+        for run, job in reversed(ours.items()):
+            store.run(run).note_submission({**store.run(run).submission(), "job": None, "cancelled": job})
+        queue.cancel(job for job in ours.values() if job)
+        yield f"{name} at scale {scale}: {len(ours)} jobs cancelled; what is finished stays, `mimbench retry` goes on"
+        for one in seen.values():
+            if one.state == "running" and not one.job:
+                yield f"  {one.name} {one.detail} is no job of a cluster: stop its `mimbench run grid` with Ctrl-C"
+
+
+def to_retry(seen: dict[str, Seen], failed_alone: bool) -> list[str]:
+    """What is neither done, nor running, nor queued; or only what failed and what that blocked."""
+    states = ("failed", "blocked") if failed_alone else ("failed", "blocked", "stopped", "planned")
+    return [name for name, one in seen.items() if one.state in states]
+
+
+def logs(store: Store, folder: RunFolder, follow: bool) -> Iterator[str]:
+    """A run's log as it is; with `follow`, as it grows, until the run ends."""
+    seen, _ = look(store, [folder.name])
+    files = log_files(folder, seen[folder.name].job)
+    if not files and not follow:
+        raise UserError(f"{folder.path}: there is no log yet; the run is {seen[folder.name].state}.")
+    shown = 0
+    if files and not follow:
+        yield files[0].read_text(encoding="utf-8", errors="replace")
+        return
+    path = folder.work / "log.txt"
+    while True:
+        over = look(store, [folder.name])[0][folder.name].state not in ("running", "queued")
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                stream.seek(shown)
+                text = stream.read()
+                shown = stream.tell()
+            if text:
+                yield text
+        if over:
+            return
+        time.sleep(FOLLOW_SECONDS)

@@ -1,0 +1,204 @@
+"""How runs stand, from their folders and the cluster's queue: correct whoever submitted them, with and without accounting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mimbench.errors import UserError, nearest
+from mimbench.slurm import queue
+from mimbench.store import RUN_NAME, RunFolder, Store, read_json, read_progress
+
+STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
+TAIL = 15  # lines of a log that are shown
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run: its state, and why or where in a few words."""
+
+    folder: RunFolder
+    state: str
+    detail: str = ""
+    job: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
+    """Every run as it stands, and a warning where the cluster could not be asked."""
+    seen: dict[str, Seen] = {}
+    sent: dict[str, str] = {}  # run -> job, of what is not done
+    for name in names:
+        folder = store.run(name)
+        if folder.done():
+            seen[name] = Seen(folder, "done")
+            continue
+        seen[name] = _from_folder(folder)
+        job = _job_of(folder)
+        if job:
+            sent[name] = job
+    warning = ""
+    if sent:
+        try:
+            alive = queue.queued(sent.values())
+        except queue.QueueSilent as silent:
+            warning = f"The queue could not be asked ({silent}); what was submitted is shown as it last stood."
+            seen |= {n: replace(seen[n], state="queued", detail=f"as job {j}, when last heard of", job=j)
+                     for n, j in sent.items() if seen[n].state in ("planned", "stopped")}  # fmt: skip
+        else:
+            gone = {n: j for n, j in sent.items() if j not in alive}
+            accounts = queue.ended(gone.values()) if gone else {}
+            for name, job in sent.items():
+                seen[name] = _with_job(seen[name], job, alive.get(job), accounts.get(job))
+    return _blocked(store, seen), warning
+
+
+def _job_of(folder: RunFolder) -> str | None:
+    """The job that is, or was last, to carry a run out."""
+    try:
+        owner = folder.claim_owner() or {} if folder.claimed() else {}
+        submission = folder.submission()
+        job = owner.get("job") or submission.get("job") or submission.get("cancelled")
+    except UserError:
+        return None
+    return str(job) if job else None
+
+
+def _from_folder(folder: RunFolder) -> Seen:
+    state = folder.state()
+    if state == "failed":
+        try:
+            failure = folder.last_failure() or {}
+        except UserError as error:
+            failure = {"type": "unreadable", "message": str(error)}
+        return Seen(folder, state, f"{failure.get('type')}: {failure.get('message')}")
+    if state == "running":
+        owner = folder.claim_owner() or {}
+        where = f"job {owner['job']}" if owner.get("job") else f"pid {owner.get('pid')}"
+        return Seen(folder, state, f"on {owner.get('host')} ({where}){progress_words(folder)}", owner.get("job"))
+    return Seen(folder, state)
+
+
+def progress_words(folder: RunFolder) -> str:
+    note = read_progress(folder.work)
+    if not note or not isinstance(note.get("step"), int) or not isinstance(note.get("steps"), int):
+        return ""
+    rate = note.get("steps_per_second") or 0
+    words = f", step {note['step']} of {note['steps']}"
+    if rate:
+        words += f", {rate:g}/s, {duration((note['steps'] - note['step']) / rate)} left"
+    if note.get("gpu_memory_bytes"):
+        words += f", {note['gpu_memory_bytes'] / 2**30:.1f} GiB of GPU memory"
+    return words
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | None) -> Seen:
+    """What the queue knows better than the folder: who waits, and who is gone without a word."""
+    if alive is not None and alive.waiting:
+        return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job)
+    if alive is not None:
+        if seen.state == "running":
+            return seen
+        return replace(seen, state="running", detail=f"on {alive.nodes} (job {job}), starting or ending", job=job)
+    attempt, submission = seen.folder.last_attempt(), seen.folder.submission()
+    began = attempt.get("slurm_job") == job
+    if not began and attempt.get("stamp", "") > submission.get("stamp", ""):
+        return seen  # somebody else went on with it since
+    if seen.state == "failed" and began:
+        return seen
+    if submission.get("cancelled") == job or (ended is not None and ended.state == "CANCELLED"):
+        return replace(seen, state="stopped" if attempt else "planned", detail=f"job {job} was cancelled", job=job)
+    how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "no accounting here"
+    what = "without a word" if began else "before it began"
+    last = next(iter(reversed(log_tail(seen.folder, job, 1))), "")
+    return replace(
+        seen, state="failed", detail=f"job {job} ended {what} ({how})" + (f": {last}" if last else ""), job=job
+    )
+
+
+def _reason(job: queue.Job) -> str:
+    known = {
+        "Dependency": "waits for its parents", "Resources": "waits for free resources",
+        "Priority": "others are before it", "JobArrayTaskLimit": "as many run as the profile's throttle lets",
+        "BeginTime": "requeued; starts again shortly", "JobHeldUser": "held by its user",
+    }  # fmt: skip
+    return known.get(job.reason, job.reason)
+
+
+def _blocked(store: Store, seen: dict[str, Seen]) -> dict[str, Seen]:
+    """Runs whose parents failed will never start: said of them, whatever SLURM called it."""
+    for name, one in list(seen.items()):  # parents come before children in a grid's record, row by row
+        if one.state in ("done", "running", "failed"):
+            continue
+        try:
+            parents = store.run(name).spec().get("parents", {}).values()
+        except UserError:
+            continue
+        for parent in parents:
+            if parent in seen and seen[parent].state in ("failed", "blocked"):
+                root = seen[parent].detail.removeprefix("by ") if seen[parent].state == "blocked" else parent
+                seen[name] = replace(one, state="blocked", detail=f"by {root}")
+    return seen
+
+
+def log_tail(folder: RunFolder, job: str | None, lines: int) -> list[str]:
+    """The last lines of a run's log; of a job that never reached it, those of the job's own."""
+    for path in log_files(folder, job):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").rstrip()
+        except OSError:
+            continue
+        if text:
+            return text.splitlines()[-lines:]
+    return []
+
+
+def log_files(folder: RunFolder, job: str | None) -> list[Path]:
+    """Newest word first: where a job died before it reached its run's log, submitit's file is the newer one."""
+    paths = [folder.work / "log.txt"]
+    if job:
+        own = folder.path.parent.parent / "slurm" / job
+        paths += [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
+    return sorted((p for p in paths if p.exists() and p.stat().st_size), key=lambda p: p.stat().st_mtime, reverse=True)
+
+
+def runs_of(record: dict[str, Any]) -> list[str]:
+    """The runs of a grid's record, each once, parents before children."""
+    return list(dict.fromkeys(run for row in record["rows"] for runs in row["runs"].values() for run in runs.values()))
+
+
+def find_run(store: Store, word: str) -> RunFolder:
+    """By its name, or the beginning of it or of its hash."""
+    names = [folder.name for folder in store.all_runs()]
+    if RUN_NAME.match(word) and word in names:
+        return store.run(word)
+    found = [n for n in names if n.startswith(word) or n.rpartition("-")[2].startswith(word)]
+    if len(found) == 1:
+        return store.run(found[0])
+    if found:
+        raise UserError(
+            f"{store.runs}: '{word}' may be any of {', '.join(found[:8])}{' ...' if len(found) > 8 else ''}."
+        )
+    raise UserError(f"{store.runs}: no run '{word}'.{nearest(word, names)}")
+
+
+def seconds_of(folder: RunFolder) -> float:
+    """Process-seconds a run has cost so far."""
+    try:
+        cost = folder.cost()
+        if cost is not None:
+            return float(cost.get("seconds") or 0) * int(cost.get("world") or 1)
+        return float(read_json(folder.work / "elapsed.json")["seconds"]) * int(folder.last_attempt().get("world") or 1)
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0.0

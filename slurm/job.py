@@ -1,0 +1,159 @@
+"""What a job on the cluster carries out. It is sent strings alone: where the results are, and a run's name.
+
+A signal only sets a flag. The training saves at the next step boundary on which the ranks agree; then rank 0 asks the
+cluster what the signal meant: a job that still counts as running is requeued and goes on from there, under the same id,
+so that what waits for it goes on waiting. Heavy imports come after the signal handlers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from mimbench.slurm import queue
+
+from mimbench.errors import Interrupted, RunFailed
+from mimbench.progress import Progress, log_to
+from mimbench.stop import Stop
+from mimbench.store import RunFolder, Store, slurm_job
+
+TAKEN_SECONDS = 5.0  # between looks at a run that somebody else is at
+
+
+class Report:
+    """The last job of a submission."""
+
+    def __init__(self, root: str, grid: str, scale: str) -> None:
+        self.root, self.grid, self.scale = root, grid, scale
+
+    def __call__(self) -> None:
+        from mimbench.report.build import build_report
+
+        print(build_report(Store(self.root), self.grid, self.scale))
+
+
+class Carry:
+    """One run, from its folder."""
+
+    def __init__(self, root: str, name: str, options: dict[str, Any]) -> None:
+        self.root, self.name, self.options = root, name, options
+
+    def __call__(self) -> str:
+        stop = Stop()
+        stop.listen()
+        sys.path.append(os.getcwd())  # for parts named by a dotted path beside the config
+        rank = int(os.environ.get("SLURM_PROCID", 0))
+        store = Store(self.root)
+        folder, limits = store.run(self.name), self.options["limits"]
+        log_to(folder.work / ("log.txt" if rank == 0 else f"log.{rank}.txt"))
+        ended = threading.Event()
+        try:
+            if rank == 0:
+                _refuse_endless(folder, limits)
+                _requeue_before_the_end(stop, ended, limits["grace"])
+            return _carry_out(store, self.name, stop, self.options["place"])
+        except Interrupted:
+            if rank == 0:
+                _give_way(folder)
+            return "stopped"
+        finally:
+            ended.set()
+
+    def checkpoint(self) -> Any:
+        """For a signal between submitit's first steps and ours: nothing was begun, the same again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> str:
+    from dataclasses import replace
+
+    from mimbench.slurm.distributed import Ranks, process_group
+
+    from mimbench import registry
+    from mimbench.pretrain.fit import Place
+    from mimbench.run import execute
+
+    registry.load_plugins()
+    ranks, work = Ranks.here(), store.run(name).work
+    place = Place(device=ranks.device(), rank=ranks.rank, world=ranks.world, stop=stop, **options)
+    if ranks.rank == 0:
+        place = replace(place, progress=Progress(work))
+    with process_group(ranks, work):
+        while (verdict := execute(store, name, place, dead=_is_gone)) == "taken":
+            if place.of_first_rank(stop.asked):
+                raise Interrupted("stopped while another process was at this run")
+            time.sleep(TAKEN_SECONDS)
+    return verdict
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the holder of a claim on another host has ended: it was this job before it was requeued, or its job is over."""
+    job = owner.get("job")
+    return bool(job) and (job == slurm_job() or not queue.runs(str(job)))
+
+
+# being asked to go
+
+
+def _requeue_before_the_end(stop: Stop, ended: threading.Event, grace: float) -> None:
+    """What cannot stop in time (a long evaluation, a slow step) is requeued as it is, and goes on from what it saved."""
+
+    def watch() -> None:
+        while not stop.asked:
+            if ended.wait(0.5):
+                return
+        if not ended.wait(max(1.0, 0.8 * grace)):
+            print("no step boundary in time: requeued as it is", flush=True)
+            _requeue_if_running()
+
+    threading.Thread(target=watch, daemon=True, name="mimbench-last-moment").start()
+
+
+def _give_way(folder: RunFolder) -> None:
+    """Saved and stopped. Requeue, unless the cluster is ending the job anyway."""
+    try:
+        requeued = _requeue_if_running()
+    except queue.QueueSilent as error:
+        failure = RunFailed(
+            f"stopped in order, but could not be requeued ({error}); `mimbench retry` goes on from there"
+        )
+        folder.fail(folder.last_attempt()["stamp"], failure)
+        raise failure from error
+    print("stopped in order and requeued" if requeued else "stopped in order; the cluster ends this job", flush=True)
+
+
+def _requeue_if_running() -> bool:
+    """A job that is cancelled, preempted for good or requeued by others is no longer RUNNING: leave it to the cluster."""
+    job = slurm_job()
+    if job is None or queue.state_of(job) != "RUNNING":
+        return False
+    queue.requeue(job)
+    return True
+
+
+def _refuse_endless(folder: RunFolder, limits: dict[str, Any]) -> None:
+    """A run that is requeued again and again, or never gets a step further, is failed with that reason."""
+    count = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    reason = ""
+    if count > limits["max_requeues"]:
+        reason = f"requeued {count} times; the profile's max_requeues is {limits['max_requeues']}"
+    else:
+        starts = [a for a in folder.attempts() if a.get("slurm_job") == slurm_job()]
+        alike = starts[-limits["fruitless"] :]
+        if count and len(alike) == limits["fruitless"] and len({tuple(a.get("found", ())) for a in alike}) == 1:
+            from mimbench.run import furthest
+
+            if furthest(folder) == alike[-1].get("found"):
+                reason = (f"requeued {limits['fruitless']} times in a row without getting a step further (each began with "
+                          f"{', '.join(alike[-1]['found']) or 'nothing done'}); its time limit may be too short")  # fmt: skip
+    if reason:
+        from mimbench import env
+
+        failure = RunFailed(reason)
+        folder.fail(folder.begin_attempt({**env.facts(), "world": 0}), failure)
+        raise failure
