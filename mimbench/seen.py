@@ -13,6 +13,7 @@ from mimbench.store import RUN_NAME, RunFolder, Store, read_json, read_progress
 
 STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
 TAIL = 15  # lines of a log that are shown
+NOISE = ("srun: ", "slurmstepd-")  # the cluster's own last words, after those that tell why
 
 
 @dataclass(frozen=True)
@@ -32,56 +33,61 @@ class Seen:
 def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
     """Every run as it stands, and a warning where the cluster could not be asked."""
     seen: dict[str, Seen] = {}
-    sent: dict[str, str] = {}  # run -> job, of what is not done
+    sent: dict[str, list[str]] = {}  # run -> jobs that may be at it, the last submitted first; of what is not done
     for name in names:
         folder = store.run(name)
         if folder.done():
             seen[name] = Seen(folder, "done")
             continue
         seen[name] = _from_folder(folder)
-        job = _job_of(folder)
-        if job:
-            sent[name] = job
+        jobs = _jobs_of(folder)
+        if jobs:
+            sent[name] = jobs
     warning = ""
     if sent:
         try:
-            alive = queue.queued(sent.values())
+            alive = queue.queued(job for jobs in sent.values() for job in jobs)
         except queue.QueueSilent as silent:
             warning = f"The queue could not be asked ({silent}); what was submitted is shown as it last stood."
-            seen |= {n: replace(seen[n], state="queued", detail=f"as job {j}, when last heard of", job=j)
+            seen |= {n: replace(seen[n], state="queued", detail=f"as job {j[0]}, when last heard of", job=j[0])
                      for n, j in sent.items() if seen[n].state in ("planned", "stopped")}  # fmt: skip
         else:
-            gone = {n: j for n, j in sent.items() if j not in alive}
-            accounts = queue.ended(gone.values()) if gone else {}
-            for name, job in sent.items():
+            chosen = {name: next((j for j in jobs if j in alive), jobs[0]) for name, jobs in sent.items()}
+            gone = [job for job in chosen.values() if job not in alive]
+            accounts = queue.ended(gone) if gone else {}
+            for name, job in chosen.items():
                 seen[name] = _with_job(seen[name], job, alive.get(job), accounts.get(job))
     return _blocked(store, seen), warning
 
 
-def _job_of(folder: RunFolder) -> str | None:
-    """The job that is, or was last, to carry a run out."""
+def _jobs_of(folder: RunFolder) -> list[str]:
+    """The job it was last submitted as, and the one that holds its claim, which may be an older one."""
     try:
         owner = folder.claim_owner() or {} if folder.claimed() else {}
         submission = folder.submission()
-        job = owner.get("job") or submission.get("job") or submission.get("cancelled")
     except UserError:
-        return None
-    return str(job) if job else None
+        return []
+    jobs = (submission.get("job") or submission.get("cancelled"), owner.get("job"))
+    return [str(job) for job in jobs if job]
 
 
 def _from_folder(folder: RunFolder) -> Seen:
     state = folder.state()
     if state == "failed":
-        try:
-            failure = folder.last_failure() or {}
-        except UserError as error:
-            failure = {"type": "unreadable", "message": str(error)}
-        return Seen(folder, state, f"{failure.get('type')}: {failure.get('message')}")
+        return _failed(folder)
     if state == "running":
         owner = folder.claim_owner() or {}
         where = f"job {owner['job']}" if owner.get("job") else f"pid {owner.get('pid')}"
         return Seen(folder, state, f"on {owner.get('host')} ({where}){progress_words(folder)}", owner.get("job"))
     return Seen(folder, state)
+
+
+def _failed(folder: RunFolder, job: str | None = None) -> Seen:
+    try:
+        failure = folder.last_failure() or {}
+    except UserError as error:
+        failure = {"type": "unreadable", "message": str(error)}
+    return Seen(folder, "failed", f"{failure.get('type')}: {failure.get('message')}", job)
 
 
 def progress_words(folder: RunFolder) -> str:
@@ -108,20 +114,20 @@ def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | 
     if alive is not None and alive.waiting:
         return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job)
     if alive is not None:
-        if seen.state == "running":
+        if seen.state == "running" and seen.job == job:
             return seen
         return replace(seen, state="running", detail=f"on {alive.nodes} (job {job}), starting or ending", job=job)
     attempt, submission = seen.folder.last_attempt(), seen.folder.submission()
     began = attempt.get("slurm_job") == job
     if not began and attempt.get("stamp", "") > submission.get("stamp", ""):
         return seen  # somebody else went on with it since
-    if seen.state == "failed" and began:
-        return seen
+    if began and seen.folder.failed():  # whatever a claim says that nobody could let go of
+        return _failed(seen.folder, job)
     if submission.get("cancelled") == job or (ended is not None and ended.state == "CANCELLED"):
         return replace(seen, state="stopped" if attempt else "planned", detail=f"job {job} was cancelled", job=job)
     how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "no accounting here"
     what = "without a word" if began else "before it began"
-    last = next(iter(reversed(log_tail(seen.folder, job, 1))), "")
+    last = next((line for line in reversed(log_tail(seen.folder, job, TAIL)) if not line.startswith(NOISE)), "")
     return replace(
         seen, state="failed", detail=f"job {job} ended {what} ({how})" + (f": {last}" if last else ""), job=job
     )
@@ -139,7 +145,7 @@ def _reason(job: queue.Job) -> str:
 def _blocked(store: Store, seen: dict[str, Seen]) -> dict[str, Seen]:
     """Runs whose parents failed will never start: said of them, whatever SLURM called it."""
     for name, one in list(seen.items()):  # parents come before children in a grid's record, row by row
-        if one.state in ("done", "running", "failed"):
+        if one.state in ("done", "running") or one.folder.failed():
             continue
         try:
             parents = store.run(name).spec().get("parents", {}).values()

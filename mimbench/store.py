@@ -239,10 +239,14 @@ class RunFolder:
             return "done"
         if self.claimed():
             return "running"
-        attempts = self._names("attempts")
-        if attempts and attempts[-1] in self._names("failures"):
+        if self.failed():
             return "failed"
-        return "stopped" if attempts else "planned"
+        return "stopped" if self._names("attempts") else "planned"
+
+    def failed(self) -> bool:
+        """The last attempt said that it failed."""
+        attempts = self._names("attempts")
+        return bool(attempts) and attempts[-1] in self._names("failures")
 
     def last_failure(self) -> dict[str, Any] | None:
         names = self._names("failures")

@@ -104,7 +104,8 @@ def _mapping(raw: dict[str, Any], path: Path, prefix: str) -> dict[str, Any]:
 
 def _request(merged: dict[str, Any], kind: str, own: dict[str, Any], place: str) -> Request:
     request = dataclass_from(Request, merged, place)
-    if kind in ALONE and "nodes" not in own and "ranks" not in own:
+    alone = kind in ALONE or (kind == "segmentation" and not request.gpus)
+    if alone and not {"nodes", "ranks"} & own.keys():
         request = dataclasses.replace(request, nodes=1, ranks=1, gpus=min(request.gpus, 1))
     return request
 

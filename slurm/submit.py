@@ -23,6 +23,7 @@ from mimbench.slurm.profile import Profile, Request
 from mimbench import launch
 from mimbench.errors import UserError
 from mimbench.plan import Planned
+from mimbench.seen import look
 from mimbench.store import RunFolder, Store, has_weights
 
 LOCK_SECONDS = 600  # another submission into the same results is waited for so long
@@ -127,16 +128,14 @@ def groups(runs: dict[str, Planned], most: int) -> Iterator[Group]:
 
 def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> None:
     """Take out of `left` what is queued already or done elsewhere, and what waits for the latter."""
-    told = {name: job for name in left if (job := store.run(name).submission().get("job"))}
-    alive = queue.queued(told.values())
-    held = {job.id for job in queue.mine(_comment(store)).values() if job.reason == "JobHeldUser"}
-    orphans = held - {job for name, job in told.items() if store.run(name).submission().get("released")}
-    queue.cancel(orphans)  # of a submission that was killed between holding and releasing
-    for name in list(left):
-        job = told.get(name)
-        if job in alive and job not in orphans:
-            outcome.queued[name] = job
-        elif store.run(name).claimed():
+    _cancel_orphans(left, store)
+    seen, warning = look(store, left)
+    if warning:
+        raise UserError(warning)
+    for name, one in seen.items():
+        if one.state in ("queued", "running") and one.job:
+            outcome.queued[name] = one.job
+        elif one.state == "running":
             outcome.elsewhere.add(name)
         else:
             waits = [p for p in left[name].parents if p in outcome.elsewhere]
@@ -144,6 +143,13 @@ def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> Non
                 continue
             outcome.refused[name] = f"{waits[0]} is being done by a process outside the queue; submit again afterwards"
         del left[name]
+
+
+def _cancel_orphans(left: dict[str, Planned], store: Store) -> None:
+    """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
+    released = {job["job"] for name in left if (job := store.run(name).submission()).get("released")}
+    held = {job.id for job in queue.mine(_comment(store)).values() if job.reason == "JobHeldUser"}
+    queue.cancel(held - released)
 
 
 def _submit_group(

@@ -47,7 +47,9 @@ def take_down(environment):
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """With accounting."""
-    environment = bring_up(tmp_path_factory.mktemp("cluster"), CLUSTER_ACCOUNTING=1, CLUSTER_PORT=17840)
+    limits = "AccountingStorageEnforce=limits"
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = bring_up(folder, CLUSTER_ACCOUNTING=1, CLUSTER_PORT=17840, CLUSTER_EXTRA=limits)
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = environment["SLURM_CONF"]
     yield environment
@@ -282,18 +284,19 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
 
 
 def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, fruitless=2, max_requeues=9, checkpoint_seconds=1000)
-    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=100000").returncode == 0
+    """Its first step outlasts the time it is given: requeued as it is, and not for ever."""
+    profile = write_profile(tmp_path, fruitless=2, grace_seconds=2)
+    slow = ("--only", "pixels", "--set", "masker.type=tests.slow_part.Slow")
+    assert run_grid(results, profile, *slow).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
-    for _ in range(2):  # a requeue from outside, before anything was saved
-        starts = len(folder.attempts())
-        until(lambda starts=starts: len(folder.attempts()) > starts or folder.state() == "failed")
-        owner = until(folder.claim_owner)
-        os.kill(owner["pid"], signal.SIGSTOP)  # it will not hear the signal that would have it save
-        _slurm("scontrol", "requeue", owner["job"])
+    for attempt in (1, 2):
+        until(lambda attempt=attempt: len(folder.attempts()) >= attempt)
+        _slurm("scancel", "--signal=USR2", folder.submission()["job"])
     found = settle(results)
     assert found[folder.name] == "failed"
-    assert "without getting a step further" in mimbench("status", "--results", results).stdout
+    assert "requeued as it is" in (folder.work / "log.txt").read_text()
+    status = mimbench("status", "--results", results).stdout
+    assert "requeued 2 times in a row without getting a step further (each began with nothing done)" in status
 
 
 # several ranks
@@ -320,7 +323,8 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
         assert attempt["world"] == (1 if name == "1x1" else 4)
     for key, value in weights["2x2"].items():
         assert torch.equal(value, weights["1x4"][key]), key
-        torch.testing.assert_close(value, weights["1x1"][key], rtol=2e-3, atol=2e-5)
+        # 24 steps of Adam move a weight by up to 5e-2; it blows up the rounding of gradients near zero
+        torch.testing.assert_close(value, weights["1x1"][key], rtol=0, atol=2e-4)
 
 
 def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
@@ -486,7 +490,24 @@ def test_the_script_of_a_dry_run_is_what_sbatch_takes(cluster, results, tmp_path
         assert done.returncode == 0, done.stderr
 
 
-# without accounting, and with little room in the queue
+def test_a_full_queue_takes_what_fits_and_the_rest_later(cluster, results, tmp_path):
+    """The account may have five jobs at a time: what is over is told at once, and its children are not submitted."""
+    account = ("sacctmgr", "--immediate", "modify", "user", "root", "set")
+    assert _slurm(*account, "MaxSubmitJobs=5").returncode == 0
+    try:
+        done = until(lambda: (d := run_grid(results, write_profile(tmp_path))).returncode == 1 and d, 30)
+        assert "MaxSubmitJobs" in done.stderr or "violates accounting" in done.stderr
+        assert "submitted tokenizer" in done.stdout
+        settle(results)
+    finally:
+        assert _slurm(*account, "MaxSubmitJobs=-1").returncode == 0
+    found = states(results)
+    assert set(found.values()) == {"done", "planned"}
+    until(lambda: run_grid(results, write_profile(tmp_path)).returncode == 0, 60)
+    assert set(settle(results).values()) == {"done"}
+
+
+# without accounting
 
 
 @pytest.fixture(scope="module")
@@ -515,15 +536,3 @@ def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare
     assert found[folder.name] == "failed"
     assert found[next(n for n in found if n.startswith("knn"))] == "blocked"
     assert "without a word (no accounting here)" in mimbench("status", "--results", results).stdout
-
-
-def test_a_full_queue_takes_what_fits_and_the_rest_later(bare, results, tmp_path):
-    blockers = [_slurm("sbatch", "--output=/dev/null", "--hold", "--wrap=true").stdout.split()[-1] for _ in range(4)]
-    done = run_grid(results, write_profile(tmp_path))
-    assert done.returncode == 1
-    assert "not submitted" in done.stderr
-    assert "submitted tokenizer" in done.stdout
-    _slurm("scancel", *blockers)
-    settle(results)
-    until(lambda: run_grid(results, write_profile(tmp_path)).returncode == 0, 120)
-    assert set(settle(results).values()) == {"done"}
