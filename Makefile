@@ -6,7 +6,7 @@ PYTHON ?= python3
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH_INDEX ?=
 
-.PHONY: ablations test check lint bench clean setup setup-test
+.PHONY: ablations test check lint bench bench-slurm clean setup setup-test
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
@@ -25,8 +25,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
+# three processes on two cores: one of them is at the tests on SLURM, which wait a lot. A file stays in one process
 test: setup-test
-	$(PY) -m pytest
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup-test
 	$(VENV)/bin/ruff check .
@@ -37,6 +38,9 @@ check: lint test
 
 bench: setup-test
 	$(PY) tests/bench.py
+
+bench-slurm: setup-test
+	$(PY) tests/bench_slurm.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

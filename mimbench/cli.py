@@ -20,6 +20,7 @@ from mimbench.store import Store
 if TYPE_CHECKING:
     from mimbench.launch import Outcome
     from mimbench.plan import Plan, Planned
+    from mimbench.slurm.profile import Profile
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -63,38 +64,44 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def run_grid(options: argparse.Namespace) -> int:
-    where, detail = _where(options.on)
+    count, profile = _where(options.on)
+    _check_place(options)
     plan = _plan(options)
     store = Store(options.results)
     grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:
         code = _print_plan(plan, store)
-        return _print_scripts(plan.runs, grid, store, detail) if where == "slurm" else code
+        return _print_scripts(plan.runs, grid, store, profile) if profile else code
     from mimbench import launch
 
-    _check_place(options)
+    if profile:
+        from mimbench.slurm.submit import check
+
+        check(plan.runs, profile)
     launch.prepare(plan, store)
-    if where == "slurm":
-        return _submit(plan.runs, grid, store, detail, options)
+    if profile:
+        return _submit(plan.runs, grid, store, profile, options)
     left = launch.wanted(plan.runs, store)
     if not left:
         print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
         return _finish(grid, store, launch.Outcome(), options)
-    outcome = _run_here(plan.runs, store, detail, options, on_progress=_Tables(plan, store))
+    outcome = _run_here(plan.runs, store, count, options, on_progress=_Tables(plan, store))
     launch.merge_record(plan, store)  # another call may have written its rows meanwhile
     return _finish(grid, store, outcome, options)
 
 
-def _where(on: str) -> tuple[str, str]:
-    """local and the number of runs at a time, or slurm and the name of a profile."""
-    found = re.fullmatch(r"(local)(?::([1-9]\d*))?|(slurm)(?::(.+))?", on)
+def _where(on: str) -> tuple[int | None, Profile | None]:
+    """On this machine: the number of runs at a time, if it was said. On SLURM: the profile, read and checked."""
+    found = re.fullmatch(r"(local)(?::([1-9]\d*))?|(slurm)(?::(.*))?", on)
     if not found:
         raise UserError(f"--on {on}: must be local, local:N (runs at a time) or slurm:PROFILE.")
-    if found[3] and not found[4]:
-        from mimbench.slurm.profile import known
+    if found[1]:
+        return int(found[2]) if found[2] else None, None
+    from mimbench.slurm.profile import known, load_profile
 
+    if not found[4]:
         raise UserError(f"--on slurm: needs a profile, slurm:PROFILE. There are: {', '.join(known())}.")
-    return found[1] or found[3], found[2] or found[4] or ""
+    return None, load_profile(found[4])
 
 
 def _check_place(options: argparse.Namespace) -> None:
@@ -115,14 +122,17 @@ def _place(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _run_here(
-    runs: dict[str, Planned], store: Store, count: str, options: argparse.Namespace, on_progress: Callable[[], None]
+    runs: dict[str, Planned],
+    store: Store,
+    count: int | None,
+    options: argparse.Namespace,
+    on_progress: Callable[[], None],
 ) -> Outcome:
     from mimbench import display, launch
 
     watcher = display.make(len(runs), len(runs) - len(launch.wanted(runs, store)))
     place = {key: value for key, value in _place(options).items() if value is not None}
-    processes = launch.process_count(int(count) if count else None)
-    local = launch.Local(store, runs, processes, watcher, options=place)
+    local = launch.Local(store, runs, launch.process_count(count), watcher, options=place)
     try:
         return local.run(on_progress=on_progress)
     finally:
@@ -130,13 +140,12 @@ def _run_here(
 
 
 def _submit(
-    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: str, options: argparse.Namespace
+    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile, options: argparse.Namespace
 ) -> int:
     """Submit and return; nothing here need stay alive."""
-    from mimbench.slurm.profile import load_profile
     from mimbench.slurm.submit import submit
 
-    outcome = submit(runs, grid, store, load_profile(profile), _place(options))
+    outcome = submit(runs, grid, store, profile, _place(options))
     for array, kind, tasks in outcome.arrays:
         print(f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}")
     if outcome.queued:
@@ -163,18 +172,16 @@ def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: str) -> int:
-    from mimbench.slurm.profile import load_profile
+def _print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile) -> int:
     from mimbench.slurm.submit import accumulation, scripts
 
-    chosen = load_profile(profile)
-    for group, script in scripts(runs, grid, store, chosen):
+    for group, script in scripts(runs, grid, store, profile):
         parents = sum(bool(run.parents) for run in group.runs)
         print(
             f"\n# {len(group.runs)} {group.kind} runs"
             + (f"; {parents} of them wait, each for its own parents" if parents else "")
         )
-        words = sorted({w for run in group.runs if (w := accumulation(run.spec, chosen.of(group.kind)))})
+        words = sorted({w for run in group.runs if (w := accumulation(run.spec, profile.of(group.kind)))})
         print("".join(f"# {w}\n" for w in words) + script)
     return EXIT_OK
 
@@ -350,12 +357,12 @@ def retry_runs(options: argparse.Namespace) -> int:
     from mimbench.control import records, to_retry
     from mimbench.seen import look
 
-    where, detail = _where(options.on)
+    count, profile = _where(options.on)
     _check_place(options)
     store, worst = Store(options.results), EXIT_OK
     for name, scale, names in records(store, options.grid):
         seen, warning = look(store, names)
-        if warning and where == "slurm":
+        if warning and profile:
             raise UserError(warning)
         chosen = to_retry(seen, options.failed)
         print(f"{name} at scale {scale}: {len(chosen)} runs to try again", file=sys.stderr)
@@ -364,24 +371,22 @@ def retry_runs(options: argparse.Namespace) -> int:
         from mimbench import launch
 
         runs = launch.from_folders(chosen, store)
-        if where == "slurm":
-            worst = max(worst, _submit(runs, (name, scale), store, detail, options))
+        if profile:
+            worst = max(worst, _submit(runs, (name, scale), store, profile, options))
         else:
-            outcome = _run_here(runs, store, detail, options, on_progress=lambda: None)
+            outcome = _run_here(runs, store, count, options, on_progress=lambda: None)
             worst = max(worst, _finish((name, scale), store, outcome, options))
     return worst
 
 
 def examine(options: argparse.Namespace) -> int:
     from mimbench.slurm import doctor
-    from mimbench.slurm.profile import load_profile
 
-    where, profile = _where(options.on)
+    _, profile = _where(options.on)
     store = Store(options.results)
-    chosen = load_profile(profile) if where == "slurm" else None
     _print_all(doctor.verdict(doctor.machine_lines(store)))
-    if chosen is not None:
-        _print_all(doctor.verdict(doctor.cluster_lines(store, chosen)))
+    if profile:
+        _print_all(doctor.verdict(doctor.cluster_lines(store, profile)))
     return EXIT_OK
 
 

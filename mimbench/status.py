@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ def status_lines(store: Store, grid: str | None = None) -> Iterator[str]:
     if not records:
         where = f"{store.root}: no grid {grid or ''} was run there yet".replace("  ", " ")
         yield f"{where}." if store.root.is_dir() else f"{store.root}: no such folder."
+    if records and not os.access(store.root, os.W_OK):
+        yield f"{store.root}: cannot be written now; what runs there cannot note how far it is."
     for _, record in records:
         if isinstance(record, UserError):
             yield str(record)

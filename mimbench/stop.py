@@ -17,5 +17,10 @@ class Stop:
         for number in SIGNALS:
             signal.signal(number, lambda *_: self.ask())
 
+    def ignore(self) -> None:
+        """From here on nothing is left to stop. Python gives signals back their deadly default as it ends, but not ignored ones."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def ask(self) -> None:
         self.asked = True

@@ -61,6 +61,7 @@ class Carry:
             return "stopped"
         finally:
             ended.set()
+            stop.ignore()  # a time limit that strikes while Python ends must not make a failure of what is done
 
     def checkpoint(self) -> Any:
         """For a signal between submitit's first steps and ours: nothing was begun, the same again."""

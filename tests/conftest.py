@@ -16,6 +16,15 @@ SMALL = (
 )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that several processes end at about the same time."""
+    weight: dict[Path, int] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        weight[item.path] = max(weight.get(item.path, 0), len(marks & {"slurm", "slow"}))
+    items.sort(key=lambda item: -weight[item.path])
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

@@ -138,8 +138,9 @@ def test_ctrl_c_in_the_first_seconds_ends_in_order(finished, tmp_path, seconds):
     link_cache(clean, results)
     words = command(results, "--seeds", "1", *FEW)
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )  # fmt: skip
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -184,6 +185,15 @@ def test_a_failed_run_holds_up_no_other_row_and_is_told(finished, tmp_path):
     status = subprocess.run([sys.executable, "-m", "mimbench.cli", "status", "--results", str(results)], cwd=ROOT,
                             capture_output=True, text=True, timeout=60)  # fmt: skip
     assert "failed: pretrain-" in status.stdout
+    ask = lambda *words: subprocess.run([sys.executable, "-m", "mimbench.cli", *words, "--results", str(results)], cwd=ROOT,
+                                        capture_output=True, text=True, timeout=120)  # fmt: skip
+    blocked = next(f for f in Store(results).all_runs() if f.kind == "knn" and not f.done())
+    assert "the loss became" in ask("why", blocked.name).stdout
+    assert "the loss became" in ask("logs", "pretrain").stdout
+    before = attempts(results)
+    again = ask("retry", "--failed", "--on", "local:2")  # needs no grid file, and fails as before
+    assert again.returncode == 1
+    assert attempts(results) == before + 1
 
 
 @pytest.mark.slow

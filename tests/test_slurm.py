@@ -49,11 +49,19 @@ def cluster(tmp_path_factory):
     """With accounting."""
     limits = "AccountingStorageEnforce=limits"
     folder = tmp_path_factory.mktemp("cluster")
+    shared = folder / "shared"  # a file system of its own, for a test to make read-only; mounted before the nodes are
+    shared.mkdir()
+    mounted = (
+        os.geteuid() == 0 and _slurm("mount", "-t", "tmpfs", "-o", "size=500m", "tmpfs", str(shared)).returncode == 0
+    )
     environment = bring_up(folder, CLUSTER_ACCOUNTING=1, CLUSTER_PORT=17840, CLUSTER_EXTRA=limits)
+    environment["SHARED"] = str(shared) if mounted else ""
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = environment["SLURM_CONF"]
     yield environment
     take_down(environment)
+    if mounted:
+        _slurm("umount", "--lazy", str(shared))
     os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
 
 
@@ -136,11 +144,16 @@ def undisturbed(tmp_path_factory, rendered):
 
 
 def test_a_grid_submitted_at_once_gives_the_same_table_as_on_one_machine(cluster, undisturbed, results, tmp_path):
-    profile = write_profile(tmp_path, throttle=3)
+    profile = write_profile(tmp_path, kinds={"finetune": {"throttle": 1}})
     done = run_grid(results, profile)
     assert done.returncode == 0, done.stderr
     arrays = dict(re.findall(r"submitted (\w+): job (\d+)", done.stdout))
     assert set(arrays) == {"tokenizer", "pretrain", "finetune", "knn"}
+    most = 0
+    while {"running", "queued"} & set(states(results).values()):
+        running = _slurm("squeue", "-h", "-r", "--states=R", "-o", "%F").stdout.split()
+        most = max(most, running.count(arrays["finetune"]))
+    assert most == 1
     assert set(settle(results).values()) == {"done"}
     assert tables(results) == tables(undisturbed)
     again = run_grid(results, profile)
@@ -283,6 +296,21 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
             assert path.read_bytes() == (results / "runs" / path.parent.name / name).read_bytes()
 
 
+def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):
+    """One minute each, the least that SLURM knows; children wait for the last piece."""
+    profile = write_profile(tmp_path, hours=1 / 60, checkpoint_seconds=1000)
+    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+    assert set(settle(results).values()) == {"done"}
+    (run,) = runs_of_kind(results, "pretrain")
+    folder = Store(results).run(run.name)
+    found = [a["found"] for a in folder.attempts()]
+    assert len(found) >= 2
+    assert all("at step" in words for (words,) in found[1:])
+    assert (folder.work / "log.txt").read_text().count("stopped in order and requeued") == len(found) - 1
+    steps = [int(line.split(",")[0]) for line in (run / "curve.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps))
+
+
 def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, results, tmp_path):
     """Its first step outlasts the time it is given: requeued as it is, and not for ever."""
     profile = write_profile(tmp_path, fruitless=2, grace_seconds=2)
@@ -302,8 +330,7 @@ def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, res
 # several ranks
 
 
-@pytest.mark.parametrize("row", ["beit", "pixels"])
-def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster, tmp_path, rendered, row):
+def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster, tmp_path, rendered):
     weights = {}
     places = {"2x2": {"nodes": 2, "ranks": 2}, "1x4": {"nodes": 1, "ranks": 4}, "1x1": {"micro_batch": 8}}
     folders = {}
@@ -313,7 +340,7 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
         folders[name] = new_results(folder / "results", rendered)
         profile = write_profile(folder, kinds={"pretrain": place})
         precise = ("--set", "schedule.precision=fp32")
-        done = run_grid(folders[name], profile, "--only", row, *precise)
+        done = run_grid(folders[name], profile, "--only", "beit", *precise)
         assert done.returncode == 0, done.stderr
     for name, folder in folders.items():
         assert set(settle(folder).values()) == {"done"}, mimbench("status", "--results", folder).stdout
@@ -442,6 +469,32 @@ def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, t
         subprocess.run(["rm", "-rf", str(results)], check=True)
     away.rename(results)
     assert states(results)[folder.name] == "failed"
+    assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
+    assert set(settle(results).values()) == {"done"}
+
+
+def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, rendered, tmp_path):
+    if not cluster["SHARED"]:
+        pytest.skip("no file system can be mounted here")
+    remount = lambda how: _slurm("mount", "-o", f"remount,{how}", cluster["SHARED"]).returncode == 0
+    results = new_results(Path(cluster["SHARED"]) / "results", rendered)
+    assert (
+        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+    )
+    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    until(lambda: (folder.work / "checkpoint.pt").exists())
+    assert remount("ro")
+    try:
+        found = settle(results, 90)
+        assert found[folder.name] == "failed"
+        status = mimbench("status", "--results", results).stdout
+        assert "cannot be written" in status
+        assert "ended without a word" in status
+        refused = run_grid(results, write_profile(tmp_path), "--only", "pixels")
+        assert refused.returncode == 2
+        assert "results cannot be written there" in refused.stderr
+    finally:
+        assert remount("rw")
     assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
     assert set(settle(results).values()) == {"done"}
 

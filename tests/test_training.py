@@ -80,6 +80,17 @@ def test_micro_batches_give_the_same_weights_up_to_the_order_of_sums(ablations, 
     assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
 
 
+@pytest.mark.parametrize(
+    "sets", [(), ("encoder.type=beit", "encoder.relative_positions=shared", "encoder.drop_path=0.2")]
+)
+def test_activations_computed_anew_in_the_backward_pass_change_no_bit(ablations, tmp_path, cache, sets):
+    kept, anew = (
+        trained(ablations, tmp_path, cache, str(recompute), Place(recompute=recompute), *sets)
+        for recompute in (False, True)
+    )
+    assert same(kept, anew)
+
+
 class StopAt(Stop):
     """Asks to stop once a step has been made."""
 
