@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -143,11 +144,16 @@ def _submit(
     runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile, options: argparse.Namespace
 ) -> int:
     """Submit and return; nothing here need stay alive."""
-    from mimbench.slurm.submit import submit
+    from mimbench.slurm.submit import accumulation, submit
 
     outcome = submit(runs, grid, store, profile, _place(options))
     for array, kind, tasks in outcome.arrays:
-        print(f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}")
+        words = {
+            w
+            for n, run in runs.items()
+            if n in outcome.jobs and run.kind == kind and (w := accumulation(run.spec, profile.of(kind)))
+        }
+        print("; ".join([f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}", *sorted(words)]))
     if outcome.queued:
         print(f"{len(outcome.queued)} runs are queued or running already")
     if outcome.elsewhere:
@@ -376,6 +382,8 @@ def retry_runs(options: argparse.Namespace) -> int:
         else:
             outcome = _run_here(runs, store, count, options, on_progress=lambda: None)
             worst = max(worst, _finish((name, scale), store, outcome, options))
+            if outcome.interrupted:
+                return EXIT_INTERRUPTED
     return worst
 
 
@@ -384,9 +392,8 @@ def examine(options: argparse.Namespace) -> int:
 
     _, profile = _where(options.on)
     store = Store(options.results)
-    _print_all(doctor.verdict(doctor.machine_lines(store)))
-    if profile:
-        _print_all(doctor.verdict(doctor.cluster_lines(store, profile)))
+    lines = doctor.machine_lines(store)
+    _print_all(doctor.verdict(itertools.chain(lines, doctor.cluster_lines(store, profile)) if profile else lines))
     return EXIT_OK
 
 

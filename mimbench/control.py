@@ -10,7 +10,7 @@ from mimbench.seen import Seen, log_files, look, runs_of
 from mimbench.slurm import queue
 from mimbench.store import RunFolder, Store
 
-FOLLOW_SECONDS = 0.5
+FOLLOW_SECONDS, LOOK_SECONDS = 0.5, 5.0
 
 
 def records(store: Store, grid: str | None) -> list[tuple[str, str, list[str]]]:
@@ -32,9 +32,7 @@ def cancel(store: Store, grid: str | None) -> Iterator[str]:
         seen, warning = look(store, runs)
         if warning:
             raise UserError(warning)
-        moving = [one for one in seen.values() if one.state in ("running", "queued", "blocked") and one.job]
-        alive = queue.queued(one.job for one in moving if one.job)
-        ours = {one.name: one.job for one in moving if one.job in alive}
+        ours = {one.name: one.job for one in seen.values() if one.alive}
         # the children first: a parent's end would have SLURM cancel them under another name
         for run, job in reversed(ours.items()):
             store.run(run).note_submission({**store.run(run).submission(), "job": None, "cancelled": job})
@@ -58,12 +56,17 @@ def logs(store: Store, folder: RunFolder, follow: bool) -> Iterator[str]:
     if not files and not follow:
         raise UserError(f"{folder.path}: there is no log yet; the run is {seen[folder.name].state}.")
     shown = 0
-    if files and not follow:
-        yield files[0].read_text(encoding="utf-8", errors="replace")
+    if not follow:
+        for path in files:
+            if path != folder.work / "log.txt":
+                yield f"--- {path}\n"
+            yield path.read_text(encoding="utf-8", errors="replace")
         return
-    path = folder.work / "log.txt"
+    path, asked, over = folder.work / "log.txt", -LOOK_SECONDS, False
     while True:
-        over = look(store, [folder.name])[0][folder.name].state not in ("running", "queued")
+        if time.monotonic() - asked > LOOK_SECONDS:  # seldom: the controller has others to answer
+            asked = time.monotonic()
+            over = look(store, [folder.name])[0][folder.name].state not in ("running", "queued")
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as stream:
                 stream.seek(shown)

@@ -27,10 +27,13 @@ class Progress:
 
     def __init__(self, work: Path) -> None:
         self.path = work / "progress.json"
-        self.last, self.last_step = time.monotonic(), 0
+        self.path.unlink(missing_ok=True)  # of an earlier attempt
+        self.last, self.last_step = time.monotonic(), -1
 
     def __call__(self, step: int, steps: int) -> None:
         now = time.monotonic()
+        if self.last_step < 0:  # where a resumed run begins: only from here on there is a rate
+            self.last, self.last_step = now, step
         if now - self.last < SECONDS:
             return
         rate = max(0, step - self.last_step) / (now - self.last)

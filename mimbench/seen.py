@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from mimbench.errors import UserError, nearest
 from mimbench.slurm import queue
-from mimbench.store import RUN_NAME, RunFolder, Store, read_json, read_progress
+from mimbench.store import RUN_NAME, RunFolder, Store, has_weights, read_json, read_progress
 
 STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
 TAIL = 15  # lines of a log that are shown
@@ -23,7 +25,8 @@ class Seen:
     folder: RunFolder
     state: str
     detail: str = ""
-    job: str | None = None
+    job: str | None = None  # that was submitted to carry it out
+    alive: bool = False  # the job stands in the queue
 
     @property
     def name(self) -> str:
@@ -36,11 +39,8 @@ def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
     sent: dict[str, list[str]] = {}  # run -> jobs that may be at it, the last submitted first; of what is not done
     for name in names:
         folder = store.run(name)
-        if folder.done():
-            seen[name] = Seen(folder, "done")
-            continue
-        seen[name] = _from_folder(folder)
-        jobs = _jobs_of(folder)
+        jobs = [] if _settled(folder) else _jobs_of(folder)
+        seen[name] = _from_folder(folder, jobs)
         if jobs:
             sent[name] = jobs
     warning = ""
@@ -60,25 +60,32 @@ def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
     return _blocked(store, seen), warning
 
 
+def _settled(folder: RunFolder) -> bool:
+    """Done, and of use to its children: the queue has nothing to add."""
+    return folder.done() and has_weights(folder)
+
+
 def _jobs_of(folder: RunFolder) -> list[str]:
-    """The job it was last submitted as, and the one that holds its claim, which may be an older one."""
+    """The jobs it was submitted as, the last first; an older one may still hold its claim."""
     try:
-        owner = folder.claim_owner() or {} if folder.claimed() else {}
-        submission = folder.submission()
+        sent = folder.submissions()
     except UserError:
         return []
-    jobs = (submission.get("job") or submission.get("cancelled"), owner.get("job"))
-    return [str(job) for job in jobs if job]
+    jobs = (facts.get("job") or facts.get("cancelled") for facts in reversed(sent))
+    return list(dict.fromkeys(str(job) for job in jobs if job))
 
 
-def _from_folder(folder: RunFolder) -> Seen:
+def _from_folder(folder: RunFolder, jobs: list[str]) -> Seen:
     state = folder.state()
     if state == "failed":
         return _failed(folder)
     if state == "running":
         owner = folder.claim_owner() or {}
-        where = f"job {owner['job']}" if owner.get("job") else f"pid {owner.get('pid')}"
-        return Seen(folder, state, f"on {owner.get('host')} ({where}){progress_words(folder)}", owner.get("job"))
+        job = owner.get("job")
+        where = f"job {job}" if job else f"pid {owner.get('pid')}"
+        detail = f"on {owner.get('host')} ({where}){progress_words(folder)}"
+        # a job that was not submitted for it is somebody's interactive session
+        return Seen(folder, state, detail, job if job in jobs else None)
     return Seen(folder, state)
 
 
@@ -112,11 +119,18 @@ def duration(seconds: float) -> str:
 def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | None) -> Seen:
     """What the queue knows better than the folder: who waits, and who is gone without a word."""
     if alive is not None and alive.waiting:
-        return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job)
+        return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job, alive=True)
     if alive is not None:
         if seen.state == "running" and seen.job == job:
-            return seen
-        return replace(seen, state="running", detail=f"on {alive.nodes} (job {job}), starting or ending", job=job)
+            return replace(seen, alive=True)
+        detail = f"on {alive.nodes} (job {job}), starting or ending"
+        return replace(seen, state="running", detail=detail, job=job, alive=True)
+    with contextlib.suppress(OSError):
+        os.listdir(seen.folder.path)  # makes a network file system look again
+    if seen.folder.done():  # perhaps since we looked first
+        return Seen(seen.folder, "done")
+    if seen.state == "running" and seen.job is None:
+        return seen  # by a process outside the queue
     attempt, submission = seen.folder.last_attempt(), seen.folder.submission()
     began = attempt.get("slurm_job") == job
     if not began and attempt.get("stamp", "") > submission.get("stamp", ""):
@@ -127,7 +141,7 @@ def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | 
         return replace(seen, state="stopped" if attempt else "planned", detail=f"job {job} was cancelled", job=job)
     how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "no accounting here"
     what = "without a word" if began else "before it began"
-    last = next((line for line in reversed(log_tail(seen.folder, job, TAIL)) if not line.startswith(NOISE)), "")
+    last = next(iter(log_tail(seen.folder, job, 1)), "")
     return replace(
         seen, state="failed", detail=f"job {job} ended {what} ({how})" + (f": {last}" if last else ""), job=job
     )
@@ -159,24 +173,26 @@ def _blocked(store: Store, seen: dict[str, Seen]) -> dict[str, Seen]:
 
 
 def log_tail(folder: RunFolder, job: str | None, lines: int) -> list[str]:
-    """The last lines of a run's log; of a job that never reached it, those of the job's own."""
+    """The last lines of a run's log; of a job that never reached it, those of the job's own. Without the cluster's noise."""
     for path in log_files(folder, job):
         try:
             text = path.read_text(encoding="utf-8", errors="replace").rstrip()
         except OSError:
             continue
-        if text:
-            return text.splitlines()[-lines:]
+        if kept := [line for line in text.splitlines() if not line.startswith(NOISE)]:
+            return kept[-lines:]
     return []
 
 
 def log_files(folder: RunFolder, job: str | None) -> list[Path]:
-    """Newest word first: where a job died before it reached its run's log, submitit's file is the newer one."""
-    paths = [folder.work / "log.txt"]
+    """The run's own log, those of its other ranks, and what the job said outside of them; a job that never began comes first."""
+    paths = sorted(folder.work.glob("log*.txt"), key=lambda path: (path.name != "log.txt", path.name))
     if job:
         own = folder.path.parent.parent / "slurm" / job
-        paths += [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
-    return sorted((p for p in paths if p.exists() and p.stat().st_size), key=lambda p: p.stat().st_mtime, reverse=True)
+        said = [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
+        began = any(attempt.get("slurm_job") == job for attempt in folder.attempts())
+        paths = [*paths, *said] if began else [*said, *paths]
+    return [path for path in paths if path.exists() and path.stat().st_size]
 
 
 def runs_of(record: dict[str, Any]) -> list[str]:

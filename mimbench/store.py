@@ -330,6 +330,9 @@ class RunFolder:
             return {}
         return {**read_json(self.path / folder / names[-1]), "stamp": names[-1].removesuffix(".json")}
 
+    def submissions(self) -> list[dict[str, Any]]:
+        return [read_json(self.path / "submissions" / name) for name in self._names("submissions")]
+
     def attempts(self) -> list[dict[str, Any]]:
         return [read_json(self.path / "attempts" / name) for name in self._names("attempts")]
 

@@ -16,7 +16,7 @@ from mimbench.slurm.profile import Profile
 from mimbench import env
 from mimbench.data.images import DATA_ROOT
 from mimbench.errors import RunFailed, UserError
-from mimbench.store import Store, read_json, write_json
+from mimbench.store import Store, read_json, slurm_job, write_json
 
 PROBE_BYTES = 64 * 2**20
 LEAST_FREE = 5 * 2**30
@@ -41,11 +41,20 @@ class Probe:
                 dist.all_reduce(total)
             device = torch.cuda.get_device_name(ranks.device()) if ranks.device().type == "cuda" else "cpu"
             write_json(folder / f"rank-{ranks.rank}.json", {"host": socket.gethostname(), "device": device,
-                                                            "sum": float(total), "bf16": env.bf16_pays()})  # fmt: skip
+                                                            "sum": float(total), "cores": len(os.sched_getaffinity(0)),
+                                                            "requeues": _can_requeue()})  # fmt: skip
             if ranks.world > 1:
                 dist.barrier()
             seen = sum((folder / f"rank-{other}.json").exists() for other in range(ranks.world))
             write_json(folder / f"sees-{ranks.rank}.json", {"notes": seen, "world": ranks.world})
+
+
+def _can_requeue() -> bool:
+    """Whether a job can ask after itself from where it runs, which a container without SLURM's commands cannot."""
+    try:
+        return queue.state_of(slurm_job() or "") is not None
+    except queue.QueueSilent:
+        return False
 
 
 def machine_lines(store: Store) -> Iterator[tuple[bool, str]]:
@@ -162,6 +171,10 @@ def _outcome(folder: Path, job: str, world: int, begun: float, store: Store) -> 
         good,
         "all-reduce: " + ("the sum is right on every rank" if good else f"wrong sums {[n['sum'] for n in found]}"),
     )
+    able = all(note["requeues"] for note in found)
+    yield able, "requeueing: " + ("scontrol answers from within the job" if able else "scontrol does not answer from within the job, "
+                                  "so no run can go on after a time limit; the container must hold it")  # fmt: skip
+    yield True, f"cores a rank: {', '.join(str(n) for n in sorted({note['cores'] for note in found}))}"
     sees = [_note(folder / f"sees-{rank}.json") or {"notes": 0} for rank in range(world)]
     shared = all(note["notes"] == world for note in sees)
     yield (

@@ -41,7 +41,7 @@ class Carry:
     def __init__(self, root: str, name: str, options: dict[str, Any]) -> None:
         self.root, self.name, self.options = root, name, options
 
-    def __call__(self) -> str:
+    def __call__(self) -> None:
         stop = Stop()
         stop.listen()
         sys.path.append(os.getcwd())  # for parts named by a dotted path beside the config
@@ -54,14 +54,20 @@ class Carry:
             if rank == 0:
                 _refuse_endless(folder, limits)
                 _requeue_before_the_end(stop, ended, limits["grace"])
-            return _carry_out(store, self.name, stop, self.options["place"])
+                if self.options["says"]:
+                    print(self.options["says"], flush=True)
+            _carry_out(store, self.name, stop, self.options["place"])
         except Interrupted:
             if rank == 0:
-                _give_way(folder)
-            return "stopped"
+                _give_way(folder, limits["grace"])
+            return
         finally:
             ended.set()
-            stop.ignore()  # a time limit that strikes while Python ends must not make a failure of what is done
+            stop.ignore()
+        # The result is there: nothing that may still go wrong while Python and the GPU's libraries are taken down may make
+        # a failure of it, for SLURM would cancel the runs that wait for this one.
+        sys.stdout.flush()
+        os._exit(0)
 
     def checkpoint(self) -> Any:
         """For a signal between submitit's first steps and ours: nothing was begun, the same again."""
@@ -70,7 +76,7 @@ class Carry:
         return DelayedSubmission(self)
 
 
-def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> str:
+def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> None:
     from dataclasses import replace
 
     from mimbench.slurm.distributed import Ranks, process_group
@@ -85,11 +91,10 @@ def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> 
     if ranks.rank == 0:
         place = replace(place, progress=Progress(work))
     with process_group(ranks, work):
-        while (verdict := execute(store, name, place, dead=_is_gone)) == "taken":
+        while execute(store, name, place, dead=_is_gone) == "taken":
             if place.of_first_rank(stop.asked):
                 raise Interrupted("stopped while another process was at this run")
             time.sleep(TAKEN_SECONDS)
-    return verdict
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
@@ -108,17 +113,17 @@ def _requeue_before_the_end(stop: Stop, ended: threading.Event, grace: float) ->
         while not stop.asked:
             if ended.wait(0.5):
                 return
-        if not ended.wait(max(1.0, 0.8 * grace)):
+        if not ended.wait(max(1.0, 0.7 * grace)):
             print("no step boundary in time: requeued as it is", flush=True)
-            _requeue_if_running()
+            _requeue_if_running(0.25 * grace)
 
     threading.Thread(target=watch, daemon=True, name="mimbench-last-moment").start()
 
 
-def _give_way(folder: RunFolder) -> None:
+def _give_way(folder: RunFolder, grace: float) -> None:
     """Saved and stopped. Requeue, unless the cluster is ending the job anyway."""
     try:
-        requeued = _requeue_if_running()
+        requeued = _requeue_if_running(0.5 * grace)
     except queue.QueueSilent as error:
         failure = RunFailed(
             f"stopped in order, but could not be requeued ({error}); `mimbench retry` goes on from there"
@@ -128,13 +133,22 @@ def _give_way(folder: RunFolder) -> None:
     print("stopped in order and requeued" if requeued else "stopped in order; the cluster ends this job", flush=True)
 
 
-def _requeue_if_running() -> bool:
-    """A job that is cancelled, preempted for good or requeued by others is no longer RUNNING: leave it to the cluster."""
-    job = slurm_job()
-    if job is None or queue.state_of(job) != "RUNNING":
-        return False
-    queue.requeue(job)
-    return True
+def _requeue_if_running(seconds: float) -> bool:
+    """A job that is cancelled, preempted for good or requeued by others is no longer RUNNING: leave it to the cluster.
+
+    Asked again for so many seconds: where many jobs reach their limit together the controller is slow to answer.
+    """
+    job, end = slurm_job(), time.monotonic() + seconds
+    while True:
+        try:
+            if job is None or queue.state_of(job) != "RUNNING":
+                return False
+            queue.requeue(job)
+            return True
+        except queue.QueueSilent:
+            if time.monotonic() > end:
+                raise
+            time.sleep(2)
 
 
 def _refuse_endless(folder: RunFolder, limits: dict[str, Any]) -> None:

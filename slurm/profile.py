@@ -14,20 +14,11 @@ from mimbench.layers import read_yaml
 
 KINDS = ("tokenizer", "pretrain", "finetune", "segmentation", "linear_probe", "knn")
 ALONE = ("linear_probe", "knn")  # nothing in them is cut into ranks
-OURS = (
-    "array",
-    "begin",
-    "chdir",
-    "dependency",
-    "error",
-    "hold",
-    "job-name",
-    "output",
-    "requeue",
-    "signal",
-    "time",
-    "wrap",
-)
+OURS = (  # of sbatch's parameters: set by mimbench, most of them through keys of their own
+    "account", "array", "begin", "chdir", "comment", "cpus-per-task", "dependency", "error", "gpus", "gpus-per-node",
+    "gpus-per-task", "hold", "job-name", "kill-on-invalid-dep", "mem", "no-requeue", "nodes", "ntasks", "ntasks-per-node",
+    "open-mode", "output", "partition", "qos", "requeue", "signal", "time", "wrap",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,9 @@ def _checked(request: Request, kind: str, own: dict[str, Any], place: str) -> Re
         )
     for name in request.extra:
         if name in OURS:
-            raise UserError(f"{place}: extra.{name}: is set by mimbench itself; not allowed: {', '.join(OURS)}.")
+            raise UserError(
+                f"{place}: extra.{name}: is set by mimbench itself, or has a key of its own; not allowed: {', '.join(OURS)}."
+            )
     return request
 
 

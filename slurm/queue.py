@@ -9,11 +9,13 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mimbench.errors import RunFailed
+
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED")
 SECONDS = 30  # a controller that is busy answers late
 
 
-class QueueSilent(Exception):
+class QueueSilent(RunFailed):
     """The cluster could not be asked."""
 
 
@@ -136,6 +138,8 @@ def set_dependencies(conditions: dict[str, str]) -> set[str]:
     scontrol's messages do not say which line they are of, so the queue is asked what came of it. A condition that is
     met already is dropped by SLURM as well: whether that is so the caller knows.
     """
+    if not conditions:
+        return set()
     script = "".join(f"update JobId={job} Dependency={condition}\n" for job, condition in conditions.items())
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         words = {"input": script, "capture_output": True, "text": True}

@@ -1,7 +1,7 @@
 """A plan's whole graph -> SLURM: arrays by kind of run, each task waiting for its own parents alone.
 
-An array with parents is submitted held; every task is then given its own dependency, and the array is released. So
-the throttle of an array counts over all rows, and a row that fails holds up no other.
+An array is submitted held; every task is noted in its run's folder and given its own dependency, and the array is
+released. So the throttle of an array counts over all rows, and a row that fails holds up no other.
 """
 
 from __future__ import annotations
@@ -128,12 +128,13 @@ def groups(runs: dict[str, Planned], most: int) -> Iterator[Group]:
 
 def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> None:
     """Take out of `left` what is queued already or done elsewhere, and what waits for the latter."""
-    _cancel_orphans(left, store)
+    _cancel_orphans(store)
     seen, warning = look(store, left)
     if warning:
         raise UserError(warning)
+    queue.cancel([one.job for one in seen.values() if one.alive and one.job and one.state == "blocked"])
     for name, one in seen.items():
-        if one.state in ("queued", "running") and one.job:
+        if one.alive and one.job and one.state != "blocked":
             outcome.queued[name] = one.job
         elif one.state == "running":
             outcome.elsewhere.add(name)
@@ -145,17 +146,18 @@ def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> Non
         del left[name]
 
 
-def _cancel_orphans(left: dict[str, Planned], store: Store) -> None:
+def _cancel_orphans(store: Store) -> None:
     """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
-    released = {job["job"] for name in left if (job := store.run(name).submission()).get("released")}
     held = {job.id for job in queue.mine(_comment(store)).values() if job.reason == "JobHeldUser"}
-    queue.cancel(held - released)
+    if held:  # those that were released once are held by their user, for reasons of his own
+        sent = (facts for folder in store.all_runs() for facts in folder.submissions())
+        queue.cancel(held - {facts.get("job") for facts in sent if facts.get("released")})
 
 
 def _submit_group(
     group: Group, grid: tuple[str, str], store: Store, profile: Profile, options: dict[str, Any], outcome: Submitted
 ) -> None:
-    """One array: held, told what to wait for, noted in the runs' folders, released."""
+    """One array: held, noted in the runs' folders, told what to wait for, released."""
     runs = []
     for run in group.runs:
         lost = [p for p in run.parents if p in outcome.refused]
@@ -167,9 +169,8 @@ def _submit_group(
         return
     request = profile.of(group.kind)
     conditions = {run.name: _condition(run, outcome) for run in runs}
-    held = any(conditions.values())
-    carriers = [Carry(str(store.root.resolve()), run.name, job_options(request, options)) for run in runs]
-    executor = executor_of(store, request, _title(grid, group.kind), held=held)
+    carriers = [Carry(str(store.root.resolve()), run.name, job_options(run.spec, request, options)) for run in runs]
+    executor = executor_of(store, request, _title(grid, group.kind), held=True)
     try:
         with executor.batch():
             jobs = [executor.submit(carrier) for carrier in carriers]
@@ -179,19 +180,23 @@ def _submit_group(
         return
     ids = {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
     for name, job in ids.items():
-        _note(store.run(name), job, profile, grid, released=not held)
-    array = jobs[0].job_id.partition("_")[0]
-    if held:
-        unset = queue.set_dependencies({ids[n]: c for n, c in conditions.items() if c})
+        _note(store.run(name), job, profile, grid, released=False)
+    try:
+        unset = queue.set_dependencies({ids[name]: condition for name, condition in conditions.items() if condition})
         for run in runs:
             if ids[run.name] in unset and not all(_ready(store.run(p)) for p in run.parents):
                 queue.cancel([ids.pop(run.name)])
                 outcome.refused[run.name] = "SLURM took no dependency on its parent's job, which may just have ended"
-        for name, job in ids.items():
-            _note(store.run(name), job, profile, grid, released=True)
+        array = jobs[0].job_id.partition("_")[0]
         queue.release(array)
+    except queue.QueueSilent as silent:  # they stay held; the next submission takes them out and starts afresh
+        outcome.refused.update(dict.fromkeys([run.name for run in runs], f"held and not released: {silent}"))
+        return
+    for name, job in ids.items():
+        _note(store.run(name), job, profile, grid, released=True)
     outcome.jobs.update(ids)
-    outcome.arrays.append((array, group.kind, len(ids)))
+    if ids:
+        outcome.arrays.append((array, group.kind, len(ids)))
 
 
 def _condition(run: Planned, outcome: Submitted) -> str:
@@ -226,13 +231,13 @@ def _submit_report(grid: tuple[str, str], store: Store, profile: Profile, outcom
 # what submitit is told
 
 
-def job_options(request: Request, options: dict[str, Any]) -> dict[str, Any]:
+def job_options(spec: dict[str, Any], request: Request, options: dict[str, Any]) -> dict[str, Any]:
     """What a job needs besides its run's path; strings and numbers. The command line's word counts before the profile's."""
     own = {"workers": request.loader_workers, "micro_batch": request.micro_batch, "recompute": request.recompute,
            "checkpoint_seconds": request.checkpoint_seconds, **{k: v for k, v in options.items() if v is not None}}  # fmt: skip
     limits = {"grace": request.grace_seconds, "limit": request.hours * 3600, "max_requeues": request.max_requeues,
               "fruitless": request.fruitless}  # fmt: skip
-    return {"place": own, "limits": limits}
+    return {"place": own, "limits": limits, "says": accumulation(spec, request)}
 
 
 def _comment(store: Store) -> str:
@@ -253,8 +258,8 @@ def parameters(
         "gpus_per_node": request.gpus or None, "mem": f"{round(request.memory_gb * 1024)}M" if request.memory_gb else None,
         "time": max(1, round(request.hours * 60)), "signal_delay_s": request.grace_seconds,
         "array_parallelism": request.throttle or 10_000, "comment": _comment(store), "setup": list(request.setup) or None,
-        # one rank's death ends the job at once
-        "srun_args": ["--kill-on-bad-exit=1", *request.srun], "additional_parameters": extra,
+        # one rank's death ends the job at once; since 22.05 srun no longer takes over sbatch's CPUs a task
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus}", *request.srun], "additional_parameters": extra,
     }  # fmt: skip
     return {key: value for key, value in asked.items() if value is not None}
 
@@ -289,8 +294,7 @@ def scripts(
     check(runs, profile)
     for group in groups(launch.wanted(runs, store), 1000):
         request = profile.of(group.kind)
-        held = any(run.parents for run in group.runs)
-        asked = parameters(store, request, _title(grid, group.kind), held=held)
+        asked = parameters(store, request, _title(grid, group.kind), held=True)
         command = f"{python_command(request)} -u -m submitit.core._submit {folder_of(store)}"
         count = {"map_count": len(group.runs)} if len(group.runs) > 1 else {}
         yield group, _make_sbatch_string(command=command, folder=folder_of(store), **asked, **count)

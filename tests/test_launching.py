@@ -120,7 +120,7 @@ def test_a_grid_is_one_array_a_kind(tmp_path):
     for group, script in made:
         assert f"--array=0-{len(group.runs) - 1}%" in script
         assert "--partition=p" in script
-        assert ("--hold" in script) == (group.kind != "tokenizer")
+        assert "--hold" in script
         assert str(tmp_path) in script
 
 
@@ -180,6 +180,35 @@ def test_what_the_queue_knows_counts_where_a_folder_cannot_know(planned, monkeyp
     assert one.state == state
     assert words in one.detail
     assert (found[runs["knn"].name].state == "blocked") == (state == "failed")
+
+
+def test_a_run_that_ends_while_one_looks_is_done_and_its_children_stay_queued(planned, monkeypatch):
+    """It was in no result yet when its folder was read, and in no queue any more when that was asked."""
+    store, runs = planned
+    runs["pretrain"].note_submission({"job": "17_3"})
+    runs["knn"].note_submission({"job": "18_0"})
+
+    def ends_now(ids):
+        runs["pretrain"].work.mkdir()
+        (runs["pretrain"].work / "weights.pt").write_bytes(b"")
+        runs["pretrain"].finish({"kind": "pretrain"}, {})
+        return {"18_0": queue.Job("18_0", "PENDING", "Dependency", "")}
+
+    monkeypatch.setattr(queue, "queued", ends_now)
+    monkeypatch.setattr(queue, "ended", lambda ids: {})
+    found, _ = look(store, [runs["pretrain"].name, runs["knn"].name])
+    assert (found[runs["pretrain"].name].state, found[runs["knn"].name].state) == ("done", "queued")
+
+
+def test_a_claim_from_an_interactive_session_is_no_job_of_ours(planned, monkeypatch):
+    store, runs = planned
+    monkeypatch.setenv("SLURM_JOB_ID", "999")
+    claim = runs["pretrain"].claim()
+    monkeypatch.setattr(queue, "queued", lambda ids: pytest.fail("nothing was submitted"))
+    found, _ = look(store, [runs["pretrain"].name])
+    assert found[runs["pretrain"].name].state == "running"
+    assert found[runs["pretrain"].name].job is None
+    claim.release()
 
 
 def test_why_tells_the_ancestor_that_failed_and_the_end_of_its_log(planned):

@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from mimbench.slurm import queue
+from mimbench.slurm.profile import load_profile
+from mimbench.slurm.submit import submit
 
+from mimbench.grid import load_grid
+from mimbench.launch import prepare
+from mimbench.plan import make_plan
 from mimbench.seen import look
 from mimbench.store import Store, read_grid
 
@@ -49,19 +55,11 @@ def cluster(tmp_path_factory):
     """With accounting."""
     limits = "AccountingStorageEnforce=limits"
     folder = tmp_path_factory.mktemp("cluster")
-    shared = folder / "shared"  # a file system of its own, for a test to make read-only; mounted before the nodes are
-    shared.mkdir()
-    mounted = (
-        os.geteuid() == 0 and _slurm("mount", "-t", "tmpfs", "-o", "size=500m", "tmpfs", str(shared)).returncode == 0
-    )
     environment = bring_up(folder, CLUSTER_ACCOUNTING=1, CLUSTER_PORT=17840, CLUSTER_EXTRA=limits)
-    environment["SHARED"] = str(shared) if mounted else ""
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = environment["SLURM_CONF"]
     yield environment
     take_down(environment)
-    if mounted:
-        _slurm("umount", "--lazy", str(shared))
     os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
 
 
@@ -208,6 +206,27 @@ def test_two_submissions_at_once_do_each_run_once(cluster, results, tmp_path):
     assert set(attempts) == {1}
 
 
+def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
+    cluster, results, tmp_path, monkeypatch
+):
+    plan, store = make_plan(load_grid(GRID, only=("pixels",))), Store(results)
+    profile = load_profile(write_profile(tmp_path).partition(":")[2])
+    prepare(plan, store)
+
+    def silent(array):
+        raise queue.QueueSilent("scontrol did not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "release", silent)
+        outcome = submit(plan.runs, ("slurm", "smoke"), store, profile, {})
+    assert not outcome.jobs
+    assert any("held and not released" in why for why in outcome.refused.values())
+    assert len(queue.mine(f"mimbench:{results}")) == 1  # the pre-training; nothing was submitted to wait for it
+    outcome = submit(plan.runs, ("slurm", "smoke"), store, profile, {})
+    assert set(outcome.jobs) == set(plan.runs)
+    assert set(settle(results).values()) == {"done"}
+
+
 # killed in every way
 
 
@@ -268,7 +287,8 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
     end = time.monotonic() + 420
     while time.monotonic() < end:
         found = states(results)
-        if len(struck) < 20 and (running := _running(results)):
+        effects = sum(len(f.attempts()) - 1 for f in Store(results).all_runs() if f.attempts())
+        if effects < 20 and (running := _running(results)):
             folder, owner = rng.choice(running)
             way = ways[len(struck) % len(ways)]
             time.sleep(rng.uniform(0, 2))
@@ -286,7 +306,9 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
     found = settle(results)
     assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
     print(struck)
-    assert len(struck) >= 20
+    attempts = sum(len(f.attempts()) for f in Store(results).all_runs())
+    assert attempts - len(found) >= 20  # each of them was in the middle of a run
+    assert {way for way, _ in struck} == {w.__name__ for w in ways}
     assert tables(results) == tables(clean)
     for folder in (results / "runs").iterdir():  # nothing that was finished was begun again
         done = (folder / "result.json").stat().st_mtime
@@ -299,7 +321,7 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
 def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):
     """One minute each, the least that SLURM knows; children wait for the last piece."""
     profile = write_profile(tmp_path, hours=1 / 60, checkpoint_seconds=1000)
-    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
     assert set(settle(results).values()) == {"done"}
     (run,) = runs_of_kind(results, "pretrain")
     folder = Store(results).run(run.name)
@@ -411,7 +433,7 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
 
 def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
     assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
     )
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists() or folder.done())
@@ -455,7 +477,7 @@ def _host_of(entry):
 
 def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
     assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
     )
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists())
@@ -473,28 +495,35 @@ def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, t
     assert set(settle(results).values()) == {"done"}
 
 
-def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, rendered, tmp_path):
-    if not cluster["SHARED"]:
-        pytest.skip("no file system can be mounted here")
-    remount = lambda how: _slurm("mount", "-o", f"remount,{how}", cluster["SHARED"]).returncode == 0
-    results = new_results(Path(cluster["SHARED"]) / "results", rendered)
+def _read_only(cluster, folder, yes):
+    """For this machine and for each node: a read-only view laid over the folder, or taken away again."""
+    pids = [Path(cluster["CLUSTER_DIR"], "run", f"n{n}.pid").read_text().strip() for n in (1, 2, 3)]
+    for where in ([], *(["nsenter", "--mount", "--target", pid] for pid in pids)):
+        if yes:
+            assert _slurm(*where, "mount", "--bind", str(folder), str(folder)).returncode == 0
+            assert _slurm(*where, "mount", "-o", "remount,bind,ro", str(folder)).returncode == 0
+        else:
+            assert _slurm(*where, "umount", "--lazy", str(folder)).returncode == 0
+
+
+def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, results, tmp_path):
     assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=3000").returncode == 0
+        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
     )
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists())
-    assert remount("ro")
+    _read_only(cluster, results, True)
     try:
         found = settle(results, 90)
         assert found[folder.name] == "failed"
         status = mimbench("status", "--results", results).stdout
-        assert "cannot be written" in status
+        assert "cannot be written now" in status
         assert "ended without a word" in status
         refused = run_grid(results, write_profile(tmp_path), "--only", "pixels")
         assert refused.returncode == 2
         assert "results cannot be written there" in refused.stderr
     finally:
-        assert remount("rw")
+        _read_only(cluster, results, False)
     assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
     assert set(settle(results).values()) == {"done"}
 
@@ -504,13 +533,13 @@ def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, 
     assert done.returncode == 1
     assert "invalid partition" in done.stderr
     assert "its parent" in done.stderr
-    assert not _slurm("squeue", "-h", "--me", "-t", "PD").stdout.strip()
+    assert not queue.mine(f"mimbench:{results}")
     assert set(states(results).values()) == {"planned"}
 
 
 def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, results, tmp_path):
     assert (
-        run_grid(results, write_profile(tmp_path), "--set", "schedule.steps=3000", "--only", "pixels").returncode == 0
+        run_grid(results, write_profile(tmp_path), "--set", "schedule.steps=2000", "--only", "pixels").returncode == 0
     )
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
@@ -528,7 +557,8 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
 def test_doctor_examines_the_cluster_through_a_job(cluster, results, tmp_path):
     done = mimbench("doctor", "--results", results, "--on", write_profile(tmp_path, nodes=2, ranks=2))
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("accounting: yes", "all 4 met on n1, n2", "the sum is right on every rank", "sees the files of all"):
+    for words in ("accounting: yes", "all 4 met on n1, n2", "the sum is right on every rank", "sees the files of all",
+                  "scontrol answers from within the job"):  # fmt: skip
         assert words in done.stdout
 
 

@@ -143,14 +143,18 @@ def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bits(ablations
     assert (folder.path / "curve.csv").read_bytes() == (reference.path / "curve.csv").read_bytes()
 
 
-def _rank(rank, world, port, root, cache, name, failures):
+def _rank(rank, world, port, root, cache, name, failures, at=None):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
     store = Store(root)
     store.cache = Path(cache)
+    stop = StopAt()
+    stop.at = at if rank == 1 else None  # one rank is told; both stop
     try:
-        execute(store, name, Place(rank=rank, world=world))
+        execute(store, name, Place(rank=rank, world=world, stop=stop, progress=stop))
+    except Interrupted:
+        assert at is not None
     except BaseException as error:
         failures.put(f"rank {rank}: {error!r}")
         raise
@@ -167,22 +171,41 @@ def test_two_processes_train_as_one_does_up_to_the_order_of_sums(ablations, tmp_
         if row == "recover-all":
             execute(store, planned(ablations, store, row=row, kind="tokenizer").name, Place())
     execute(single, folder.name, Place())
+    _as_two(double, cache, folder.name)
+    one, two = (load_weights(s.run(folder.name).work / "weights.pt") for s in (single, double))
+    assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
+    curves = [(s.run(folder.name).path / "curve.csv").read_text().split("\n")[1].split(",") for s in (single, double)]
+    assert float(curves[0][1]) == pytest.approx(float(curves[1][1]), rel=1e-4)
+
+
+def test_two_processes_stopped_by_one_of_them_go_on_to_the_same_bits_and_curve(ablations, tmp_path, cache):
+    straight, stopped = Store(tmp_path / "straight"), Store(tmp_path / "stopped")
+    for store in (straight, stopped):
+        store.cache = cache
+        folder = planned(ablations, store, row="no-tokens")
+    _as_two(straight, cache, folder.name)
+    _as_two(stopped, cache, folder.name, at=1)
+    halted = stopped.run(folder.name)
+    assert halted.state() == "stopped"
+    assert len(torch.load(halted.work / "checkpoint.pt", weights_only=True)["loss_sums"]) == 2
+    _as_two(stopped, cache, folder.name)
+    assert same(straight.run(folder.name), halted)
+    assert (halted.path / "curve.csv").read_bytes() == (straight.run(folder.name).path / "curve.csv").read_bytes()
+
+
+def _as_two(store, cache, name, at=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     failures = context.Queue()
-    arguments = [(rank, 2, port, str(double.root), str(cache), folder.name, failures) for rank in range(2)]
+    arguments = [(rank, 2, port, str(store.root), str(cache), name, failures, at) for rank in range(2)]
     ranks = [context.Process(target=_rank, args=a) for a in arguments]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(120)
     assert failures.empty(), failures.get()
-    one, two = (load_weights(s.run(folder.name).work / "weights.pt") for s in (single, double))
-    assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
-    curves = [(s.run(folder.name).path / "curve.csv").read_text().split("\n")[1].split(",") for s in (single, double)]
-    assert float(curves[0][1]) == pytest.approx(float(curves[1][1]), rel=1e-4)
 
 
 def test_the_masks_of_the_ranks_are_cut_from_those_of_the_whole_batch(ablations):

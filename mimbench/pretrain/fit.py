@@ -36,7 +36,7 @@ from mimbench.store import write_atomically
 T = TypeVar("T")
 
 LOG_EVERY = 50  # steps; part of what curve.csv holds
-AGREE_EVERY = 8  # steps between the ranks' asking one another whether to stop
+AGREE_SECONDS, AGREE_STEPS = 0.5, 8  # at most so long between the ranks' asking one another whether to stop
 
 
 class Objective(nn.Module):
@@ -55,7 +55,11 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training runs. None of it changes what is computed, up to the order of sums."""
+    """Where a training runs. None of it changes what is computed, up to the order of sums.
+
+    One exception: noise that a model draws itself (drop path, dropout, a dVAE's Gumbel noise) follows from (seed, step, rank)
+    micro-batch by micro-batch, so another division of the batch draws other numbers of the same distribution.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
@@ -225,7 +229,8 @@ class CheckpointHook(Hook):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.last = time.monotonic()
+        self.last = self.agreed = time.monotonic()
+        self.since = self.next_agreement = 0  # steps, the same on every rank
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         model = runner.model
@@ -233,22 +238,35 @@ class CheckpointHook(Hook):
         place.progress(model.step, model.schedule.steps)
         due, stop = time.monotonic() - self.last >= place.checkpoint_seconds, place.stop.asked
         if place.world > 1:
-            due = stop = False
-            if model.step % AGREE_EVERY == 0:
-                flags = torch.tensor([time.monotonic() - self.last >= place.checkpoint_seconds, place.stop.asked],
-                                     dtype=torch.float32, device=place.device)  # fmt: skip
-                dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-                due, stop = (bool(f) for f in flags.tolist())
+            due, stop = (
+                self._agree(due, stop, model.step, place) if model.step >= self.next_agreement else (False, False)
+            )
         if due or stop:
             self.save(runner)
         if stop:
             raise Interrupted(f"stopped at step {model.step} of {model.schedule.steps}")
 
+    def _agree(self, due: bool, stop: bool, step: int, place: Place) -> tuple[bool, bool]:
+        """What one rank wants all do. Each time it costs a wait for the device: at every step only where steps are slow."""
+        now = time.monotonic()
+        flags = torch.tensor([due, stop, now - self.agreed], dtype=torch.float64, device=place.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        wants_save, wants_stop, seconds = flags.tolist()
+        a_step = seconds / max(1, step - self.since)
+        self.agreed, self.since = now, step
+        self.next_agreement = step + max(1, min(AGREE_STEPS, int(AGREE_SECONDS / max(a_step, 1e-6))))
+        return bool(wants_save), bool(wants_stop)
+
     def save(self, runner: Runner) -> None:
         model, self.last = runner.model, time.monotonic()
+        sums = model.loss_sum.reshape(1)
+        if model.place.world > 1:  # every rank has a share of its own
+            shares = [torch.empty_like(sums) for _ in range(model.place.world)]
+            dist.all_gather(shares, sums)
+            sums = torch.cat(shares)
         if model.place.rank == 0:
             state = {"step": model.step, "objective": model.objective.state_dict(),
-                     "optimizer": runner.optim_wrapper.optimizer.state_dict(), "loss_sum": model.loss_sum}  # fmt: skip
+                     "optimizer": runner.optim_wrapper.optimizer.state_dict(), "loss_sums": sums}  # fmt: skip
             save_weights(state, self.path)
 
 
@@ -309,7 +327,7 @@ def fit(
         state = load_weights(checkpoint, place.device)
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        trainee.step, trainee.loss_sum = state["step"], state["loss_sum"]
+        trainee.step, trainee.loss_sum = state["step"], _share(state["loss_sums"], place)
     runner = _runner(trainee, optimizer, stream, schedule, folder, checkpoint, curve or folder / "curve.csv")
     runner.train()
     if place.rank == 0:
@@ -318,6 +336,13 @@ def fit(
     if place.world > 1:
         dist.barrier()
     return final
+
+
+def _share(sums: Tensor, place: Place) -> Tensor:
+    """This rank's part of the loss since the last logged step; of a training by another number of ranks, all on the first."""
+    if len(sums) == place.world:
+        return sums[place.rank].clone()
+    return sums.sum() if place.rank == 0 else torch.zeros_like(sums[0])
 
 
 def _runner(
