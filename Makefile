@@ -25,7 +25,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-# three processes on two cores: one of them is at the tests on SLURM, which wait a lot. A file stays in one process
+# three processes on two cores: two of them begin with the tests on SLURM, which wait a lot. A file stays in one process
 test: setup-test
 	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 

@@ -56,7 +56,10 @@ def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
             gone = [job for job in chosen.values() if job not in alive]
             accounts = queue.ended(gone) if gone else {}
             for name, job in chosen.items():
-                seen[name] = _with_job(seen[name], job, alive.get(job), accounts.get(job))
+                try:
+                    seen[name] = _with_job(seen[name], job, alive.get(job), accounts.get(job))
+                except UserError as error:  # a file that is broken hides no other run
+                    seen[name] = Seen(seen[name].folder, "failed", str(error), job, job in alive)
     return _blocked(store, seen), warning
 
 

@@ -9,6 +9,7 @@ import torch
 
 from mimbench import compat as compat  # before timm and transformers
 
+pytest_plugins = ["slurm_lab"]
 ROOT = Path(__file__).parent.parent
 SMALL = (
     "schedule.steps=6", "schedule.warmup=1", "schedule.batch=16", "schedule.precision=fp32", "data.images=64",

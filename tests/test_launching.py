@@ -200,6 +200,19 @@ def test_a_run_that_ends_while_one_looks_is_done_and_its_children_stay_queued(pl
     assert (found[runs["pretrain"].name].state, found[runs["knn"].name].state) == ("done", "queued")
 
 
+def test_a_broken_file_of_one_run_is_named_and_hides_no_other(planned, monkeypatch):
+    store, runs = planned
+    for run in (runs["pretrain"], runs["knn"]):
+        run.note_submission({"job": "17_3"})
+    (runs["pretrain"].path / "attempts").mkdir()
+    (runs["pretrain"].path / "attempts" / "20991231T000000.json").write_text("{torn")
+    monkeypatch.setattr(queue, "queued", lambda ids: {})
+    monkeypatch.setattr(queue, "ended", lambda ids: {})
+    found, _ = look(store, [run.name for run in runs.values()])
+    assert "not readable as JSON" in found[runs["pretrain"].name].detail
+    assert len(found) == len(runs)
+
+
 def test_a_claim_from_an_interactive_session_is_no_job_of_ours(planned, monkeypatch):
     store, runs = planned
     monkeypatch.setenv("SLURM_JOB_ID", "999")

@@ -1,0 +1,131 @@
+"""A real SLURM of three nodes on this machine (slurm/cluster/cluster.sh), and what the tests on it share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mimbench.seen import look
+from mimbench.store import Store, read_grid
+
+ROOT = Path(__file__).parent.parent
+GRID = str(ROOT / "tests" / "slurm_grid.yaml")
+SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"
+QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "checkpoint_seconds": 1}
+
+
+def port(second=0):
+    """The first of twenty, another for each process of the tests."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return 17840 + 50 * int(worker) + 20 * second
+
+
+def bring_up(folder, **settings):
+    """A cluster of its own: returns its environment, or skips and says why."""
+    if os.geteuid() != 0:
+        missing = "the tests marked `slurm` need root to bring a SLURM up"
+    else:
+        environment = {**os.environ, "CLUSTER_DIR": str(folder), **{k: str(v) for k, v in settings.items()}}
+        done = subprocess.run([SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode == 0:
+            return {**environment, "SLURM_CONF": f"{folder}/etc/slurm.conf"}
+        missing = f"no SLURM could be brought up here: {done.stderr[-500:]}"
+    if os.environ.get("MIMBENCH_REQUIRE_SLURM"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def take_down(environment):
+    subprocess.run([SCRIPT, "down"], env=environment, capture_output=True, timeout=120, check=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """With accounting."""
+    limits = "AccountingStorageEnforce=limits"
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = bring_up(folder, CLUSTER_ACCOUNTING=1, CLUSTER_PORT=port(), CLUSTER_EXTRA=limits)
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = environment["SLURM_CONF"]
+    yield environment
+    take_down(environment)
+    os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """The embedded data, rendered once for every results folder here."""
+    return tmp_path_factory.mktemp("rendered")
+
+
+@pytest.fixture
+def results(tmp_path, rendered):
+    return new_results(tmp_path / "results", rendered)
+
+
+def new_results(folder, rendered):
+    folder.mkdir()
+    (folder / "cache").symlink_to(rendered)
+    return folder
+
+
+def write_profile(folder, **settings):
+    path = folder / "profile.yaml"
+    path.write_text(json.dumps({**QUICK, **settings}))
+    return f"slurm:{path}"
+
+
+def mimbench(*words, **more):
+    words = [sys.executable, "-m", "mimbench", *map(str, words)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, **more)
+
+
+def run_grid(results, on, *words, grid=GRID):
+    return mimbench("run", "grid", grid, "--results", results, "--on", on, *words)
+
+
+def states(results, name="slurm.smoke"):
+    store = Store(results)
+    record = read_grid(store.root / "grids" / f"{name}.json")
+    names = list(dict.fromkeys(n for row in record["rows"] for runs in row["runs"].values() for n in runs.values()))
+    return {n: seen.state for n, seen in look(store, names)[0].items()}
+
+
+def settle(results, seconds=300, name="slurm.smoke"):
+    """Until nothing runs or waits."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = states(results, name)
+        if not {"running", "queued"} & set(found.values()):
+            return found
+        time.sleep(1)
+    raise AssertionError(f"still moving after {seconds} s: {mimbench('status', '--results', results).stdout}")
+
+
+def tables(results, name="slurm.smoke"):
+    assert mimbench("report", "--results", results).returncode == 0
+    return {p.name: p.read_bytes() for p in (results / "reports" / name).glob("table.*")}
+
+
+def until(what, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError("waited in vain")
+
+
+def runs_of_kind(results, kind):
+    return sorted(Store(results).runs.glob(f"{kind}-*"))
+
+
+def slurm(*words):
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
