@@ -221,12 +221,15 @@ def ten_thousand_runs() -> None:
 
 
 def measured(words: list[str]) -> str:
-    """Seconds and peak memory of a command."""
+    """Seconds and peak memory of a command, which must stay under 5 s and 1 GiB."""
     begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "mimbench", *words], stdout=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)
+    seconds, gibibytes = time.perf_counter() - begun, usage.ru_maxrss / 2**20
     assert code == 0, words
-    return f"{time.perf_counter() - begun:.2f} s, {usage.ru_maxrss / 2**20:.2f} GiB"
+    assert seconds < 5, (words, seconds)
+    assert gibibytes < 1, (words, gibibytes)
+    return f"{seconds:.2f} s, {gibibytes:.2f} GiB"
 
 
 def checkpoints() -> None:
