@@ -108,7 +108,8 @@ def _elapsed_before(folder: RunFolder) -> float:
 
 
 def _note_elapsed(folder: RunFolder, seconds: float) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not end a run
+    with contextlib.suppress(OSError):  # a full disk must not end a run, nor a folder that was moved away come back
+        (folder.path / "spec.json").stat()
         write_json(folder.work / "elapsed.json", {"seconds": seconds})
 
 

@@ -344,6 +344,8 @@ class RunFolder:
         return name
 
     def fail(self, attempt: str, error: BaseException) -> None:
+        if not self.path.is_dir():  # unmounted, or moved away: a stray copy of it would help nobody
+            return
         text = "".join(traceback.format_exception(error))
         record = {"type": type(error).__name__, "message": str(error), "traceback": text}
         # of several ranks the first to fail knows why; the others only lost their peer

@@ -78,7 +78,9 @@ def thousand_runs(profile: str, results: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(
+        ignore_cleanup_errors=True
+    ) as work:  # jobs that were cancelled may still be ending
         trial = {"partition": "main", "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "max_requeues": 99}
         (Path(work) / "trial.yaml").write_text(json.dumps(trial))
         start_and_preemption(f"slurm:{work}/trial.yaml", Path(work) / "one")

@@ -214,7 +214,6 @@ class CurveHook(Hook):
         if model.place.rank:
             return
         rate, norm = learning_rate(model.schedule, model.step - 1), float(outputs.get("grad_norm", math.nan))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         header = "" if self.path.exists() else "step,loss,lr,grad_norm\n"
         with self.path.open("a") as stream:
             stream.write(f"{header}{model.step},{loss:.6g},{rate:.6g},{norm:.6g}\n")
@@ -311,6 +310,8 @@ def fit(
     lr_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> Path:
     """Train to the last step, going on from the checkpoint in `folder` if there is one. Returns the final weights."""
+    if place.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
     final = folder / "final.pt"
     if place.of_first_rank(final.exists()):
         objective.load_state_dict(load_weights(final))
@@ -370,7 +371,8 @@ def _runner(
 
 
 def save_weights(state: Any, path: Path) -> None:
-    """torch.save, whole or not at all."""
+    """torch.save, whole or not at all; into a folder that is there: one that vanished is not made again."""
+    path.parent.stat()
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())
