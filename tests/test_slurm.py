@@ -186,11 +186,11 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
     ways = [chaos.signal, chaos.terminate, chaos.requeue, chaos.kill, chaos.limit, chaos.preempt]
     assert run_grid(results, profile, *LONG).returncode == 0
     struck = []
-    end = time.monotonic() + 420
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         found = states(results)
         effects = sum(len(f.attempts()) - 1 for f in Store(results).all_runs() if f.attempts())
-        if effects < 20 and (running := _running(results)):
+        if effects < 20 and (running := [r for r in _running(results) if found.get(r[0].name) == "running"]):
             folder, owner = rng.choice(running)
             way = ways[len(struck) % len(ways)]
             time.sleep(rng.uniform(0, 2))
