@@ -319,11 +319,10 @@ def show_status(options: argparse.Namespace) -> int:
     from mimbench import status
 
     store = Store(options.results)
-    lines = lambda: status.status_lines(store, options.grid)
     if options.watch:
-        status.watch(lines, lambda: status.nothing_moves(store, options.grid))
+        status.watch(lambda: status.status(store, options.grid))
     else:
-        _print_all(lines())
+        _print_all(status.status(store, options.grid).lines)
     return EXIT_OK
 
 

@@ -16,11 +16,10 @@ FOLLOW_SECONDS, LOOK_SECONDS = 0.5, 5.0
 def records(store: Store, grid: str | None) -> list[tuple[str, str, list[str]]]:
     """(name, scale, runs) of the grids meant: all, or those of this name, or <name>.<scale>."""
     found = []
-    for path, record in store.grids():
-        if grid in (None, path.stem, path.stem.rpartition(".")[0]):
-            if isinstance(record, UserError):
-                raise record
-            found.append((record["name"], record["scale"], runs_of(record)))
+    for _, record in store.grids(grid):
+        if isinstance(record, UserError):
+            raise record
+        found.append((record["name"], record["scale"], runs_of(record)))
     if not found:
         raise UserError(f"{store.root}: no grid {grid or ''} was run there yet.")
     return found

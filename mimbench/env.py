@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mimbench.store import slurm_job
+from mimbench.claim import slurm_job
 
 PACKAGES = (
     "mimbench",

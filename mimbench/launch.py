@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mimbench.errors import ProcessDied
+from mimbench.files import write_json
 from mimbench.plan import Plan, Planned
-from mimbench.store import RunFolder, Store, has_weights, read_grid, write_json
+from mimbench.store import RunFolder, Store, read_grid
 
 EXIT_DONE, EXIT_FAILED, EXIT_TAKEN, EXIT_STOPPED = 0, 1, 75, 130  # of the process of a run
 POLL_SECONDS = 0.1
@@ -157,7 +158,7 @@ class Local:
             self._looked[run.name] = time.monotonic()
             return
         del self.waiting[run.name]
-        if folder.done() and has_weights(folder):  # by another launcher, meanwhile
+        if folder.settled():  # by another launcher, meanwhile
             return
         slot = next(i for i in range(self.processes) if all(c.slot != i for c in self.children))
         arguments = (str(self.store.root), run.name, slot, self.options)
@@ -176,7 +177,7 @@ class Local:
     def _settle(self, child: _Child) -> None:
         run, seconds, code = child.run, time.monotonic() - child.started, child.process.exitcode
         folder = self.store.run(run.name)
-        if folder.done() and has_weights(folder):
+        if folder.settled():
             self.watcher.ended(run, "done", seconds)
         elif code == EXIT_TAKEN:
             self.waiting = {run.name: run, **self.waiting}
@@ -213,7 +214,7 @@ def wanted(runs: dict[str, Planned], store: Store) -> dict[str, Planned]:
     for name, run in reversed(runs.items()):
         if name in needed:
             for parent in run.parents:
-                if not has_weights(store.run(parent)):
+                if not store.run(parent).has_weights():
                     needed.add(parent)
     return {name: run for name, run in runs.items() if name in needed}
 

@@ -11,8 +11,9 @@ from mimbench import env, protocols, registry
 from mimbench.config import EncoderConfig, Grid, Recipe, Row, as_spec
 from mimbench.data.images import check_counts, facts, segmentation_facts
 from mimbench.errors import UserError
+from mimbench.files import fingerprint
 from mimbench.parts import Grid as Patches
-from mimbench.store import RunFolder, Store, fingerprint, run_name
+from mimbench.store import RunFolder, Store, run_name
 
 TOKENIZER_VERSION = 1  # raised when the numbers of a kind of run change
 PRETRAIN_VERSION = 1

@@ -12,20 +12,22 @@ from typing import Any
 import torch
 
 from mimbench import env
+from mimbench.claim import Claim, Judge, nobody
 from mimbench.config import DataConfig, EncoderConfig, ScheduleConfig, TokenizerTraining
 from mimbench.data.images import load
 from mimbench.data.loading import Keyed, batches
 from mimbench.data.sampling import BatchSampler, derive
 from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.evals.common import Subject
+from mimbench.files import fingerprint, read_json, sha256_file, write_json
 from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
-from mimbench.store import WEIGHTS, Claim, RunFolder, Store, has_weights, read_json, sha256_file, write_json
+from mimbench.store import WEIGHTS, RunFolder, Store
 
 
-def execute(store: Store, name: str, place: Place, dead: Callable[[dict[str, Any]], bool] = lambda owner: False) -> str:
+def execute(store: Store, name: str, place: Place, dead: Judge = nobody) -> str:
     """done, taken (somebody else is at it), or an exception. Whatever happens, the folder tells it.
 
     With several ranks the first one holds the claim and writes; all of them follow what it sees.
@@ -34,7 +36,7 @@ def execute(store: Store, name: str, place: Place, dead: Callable[[dict[str, Any
     claim, verdict = None, "go"
     if place.rank == 0:
         claim = folder.claim(on_lost=place.stop.ask, dead=dead)
-        verdict = "taken" if claim is None else "done" if folder.done() and has_weights(folder) else "go"
+        verdict = "taken" if claim is None else "done" if folder.settled() else "go"
     try:
         verdict = place.of_first_rank(verdict)
         return _attempt(store, folder, place, claim) if verdict == "go" else verdict
@@ -223,8 +225,6 @@ def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str
 
 
 def _data_fingerprint(spec: dict[str, Any]) -> str:
-    from mimbench.store import fingerprint
-
     facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
     if "segmentation_manifest" in spec:  # of photographs; the embedded data follow from `data`
         facts["segmentation_manifest"] = spec["segmentation_manifest"]

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError, nearest
+from mimbench.files import read_json
 from mimbench.slurm import queue
-from mimbench.store import RUN_NAME, RunFolder, Store, has_weights, read_json, read_progress
+from mimbench.store import RUN_NAME, RunFolder, Store, read_progress
+from mimbench.wording import duration
 
 STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
 TAIL = 15  # lines of a log that are shown
@@ -39,7 +41,7 @@ def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
     sent: dict[str, list[str]] = {}  # run -> jobs that may be at it, the last submitted first; of what is not done
     for name in names:
         folder = store.run(name)
-        jobs = [] if _settled(folder) else _jobs_of(folder)
+        jobs = [] if folder.settled() else _jobs_of(folder)
         seen[name] = _from_folder(folder, jobs)
         if jobs:
             sent[name] = jobs
@@ -61,11 +63,6 @@ def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
                 except UserError as error:  # a file that is broken hides no other run
                     seen[name] = Seen(seen[name].folder, "failed", str(error), job, job in alive)
     return _blocked(store, seen), warning
-
-
-def _settled(folder: RunFolder) -> bool:
-    """Done, and of use to its children: the queue has nothing to add."""
-    return folder.done() and has_weights(folder)
 
 
 def _jobs_of(folder: RunFolder) -> list[str]:
@@ -111,12 +108,6 @@ def progress_words(folder: RunFolder) -> str:
     if note.get("gpu_memory_bytes"):
         words += f", {note['gpu_memory_bytes'] / 2**30:.1f} GiB of GPU memory"
     return words
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | None) -> Seen:
@@ -191,11 +182,16 @@ def log_files(folder: RunFolder, job: str | None) -> list[Path]:
     """The run's own log, those of its other ranks, and what the job said outside of them; a job that never began comes first."""
     paths = sorted(folder.work.glob("log*.txt"), key=lambda path: (path.name != "log.txt", path.name))
     if job:
-        own = folder.path.parent.parent / "slurm" / job
-        said = [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
+        said = said_by(job, folder.path.parent.parent)
         began = any(attempt.get("slurm_job") == job for attempt in folder.attempts())
         paths = [*paths, *said] if began else [*said, *paths]
     return [path for path in paths if path.exists() and path.stat().st_size]
+
+
+def said_by(job: str, results: Path) -> list[Path]:
+    """What a job said outside of its run's log, as submitit names the files; errors first."""
+    own = results / "slurm" / job
+    return [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
 
 
 def runs_of(record: dict[str, Any]) -> list[str]:

@@ -6,37 +6,49 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.seen import STATES, TAIL, Seen, duration, log_tail, look, runs_of, seconds_of
+from mimbench.seen import STATES, TAIL, Seen, log_tail, look, runs_of, seconds_of
 from mimbench.store import RunFolder, Store
+from mimbench.wording import duration
 
 LETTERS = {"running": "r", "queued": "q", "failed": "f", "blocked": "b", "stopped": "s"}
 MANY = 12  # lines of one sort before the rest is counted
 WATCH_SECONDS = 5.0
 
 
-def status_lines(store: Store, grid: str | None = None) -> Iterator[str]:
+@dataclass(frozen=True)
+class Status:
+    """How grids stand now."""
+
+    lines: tuple[str, ...]
+    moving: bool  # something runs or waits
+
+
+def status(store: Store, grid: str | None = None) -> Status:
     """For each grid a table of rows and kinds, its cost so far, then what runs, waits and failed, and why."""
-    records = [
-        (path, record) for path, record in store.grids() if grid in (None, path.stem, path.stem.rpartition(".")[0])
-    ]
-    if not records:
-        where = f"{store.root}: no grid {grid or ''} was run there yet".replace("  ", " ")
-        yield f"{where}." if store.root.is_dir() else f"{store.root}: no such folder."
-    if records and not os.access(store.root, os.W_OK):
-        yield f"{store.root}: cannot be written now; what runs there cannot note how far it is."
-    for _, record in records:
+    lines, moving = [], False
+    for _, record in store.grids(grid):
         if isinstance(record, UserError):
-            yield str(record)
-        else:
-            yield from _grid_lines(store, record)
+            lines.append(str(record))
+            continue
+        seen, warning = look(store, runs_of(record))
+        lines += _grid_lines(record, seen, warning)
+        moving = moving or any(one.state in ("running", "queued") for one in seen.values())
+    if not lines:
+        named = f"grid {grid}" if grid else "grid"
+        lines = [
+            f"{store.root}: no {named} was run there yet." if store.root.is_dir() else f"{store.root}: no such folder."
+        ]
+    elif not os.access(store.root, os.W_OK):
+        lines.insert(0, f"{store.root}: cannot be written now; what runs there cannot note how far it is.")
+    return Status(tuple(lines), moving)
 
 
-def _grid_lines(store: Store, record: dict[str, Any]) -> Iterator[str]:
-    seen, warning = look(store, runs_of(record))
+def _grid_lines(record: dict[str, Any], seen: dict[str, Seen], warning: str) -> Iterator[str]:
     seeds = ", ".join(map(str, record["seeds"]))
     yield f"{record['name']} at scale {record['scale']}: {len(record['rows'])} rows, seeds {seeds}"
     if warning:
@@ -92,32 +104,24 @@ def _listed(state: str, some: list[Seen]) -> Iterator[str]:
         yield f"  {state}: {len(some) - MANY} more"
 
 
-def watch(lines: Callable[[], Iterable[str]], ended: Callable[[], bool]) -> None:
+def watch(look_again: Callable[[], Status]) -> None:
     """Again and again, until nothing runs or waits; on a terminal in place."""
     if sys.stdout.isatty():
         from rich.live import Live
         from rich.text import Text
 
         with Live(screen=False, auto_refresh=False) as live:
-            while True:
-                live.update(Text("\n".join(lines())), refresh=True)
-                if ended():
-                    return
+            while (now := look_again()).moving:
+                live.update(Text("\n".join(now.lines)), refresh=True)
                 time.sleep(WATCH_SECONDS)
+            live.update(Text("\n".join(now.lines)), refresh=True)
+            return
     while True:
-        print("\n".join([time.strftime("%H:%M:%S"), *lines()]), flush=True)
-        if ended():
+        now = look_again()
+        print("\n".join([time.strftime("%H:%M:%S"), *now.lines]), flush=True)
+        if not now.moving:
             return
         time.sleep(WATCH_SECONDS)
-
-
-def nothing_moves(store: Store, grid: str | None) -> bool:
-    for path, record in store.grids():
-        if grid in (None, path.stem, path.stem.rpartition(".")[0]) and isinstance(record, dict):
-            seen, _ = look(store, runs_of(record))
-            if any(one.state in ("running", "queued") for one in seen.values()):
-                return False
-    return True
 
 
 def why_lines(store: Store, folder: RunFolder) -> Iterator[str]:

@@ -11,171 +11,25 @@ results/cache/                      data sets made or prepared here, deletable
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import json
 import os
 import re
-import shutil
-import socket
-import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mimbench import claim as claims
+from mimbench.claim import Claim, Judge, nobody
 from mimbench.errors import UserError
+from mimbench.files import canonical, fingerprint, read_json, stamp, write_json
 
-HEARTBEAT_SECONDS = 15
-DEAD_AFTER_SECONDS = 120  # of silence, where the process itself cannot be asked: another host
+WEIGHTS = "weights.pt"
 RUN_NAME = re.compile(r"^[a-z_]+-[0-9a-f]{12}$")
-
-
-def canonical(value: Any) -> str:
-    """One text for one meaning: sorted keys, no spaces, floats as repr, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-
-
-def fingerprint(value: Any) -> str:
-    """The first 12 hex digits of the sha256 of the canonical text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
 
 
 def run_name(spec: dict[str, Any]) -> str:
     return f"{spec['kind']}-{fingerprint(spec)}"
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bool:
-    """Temp file in the same folder, fsync, rename. `once`: never replaces; False if the file was there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if not once:
-            os.replace(temporary, path)
-            return True
-        try:
-            os.link(temporary, path)  # fails if the file exists, unlike rename
-        except FileExistsError:
-            return False
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
-    return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, or an error naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
-    return value
-
-
-def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Filled beside its place and renamed, so that no process sees half of it; the first of several wins."""
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    building.chmod(0o755)  # a group shares its cache
-    try:
-        fill(building)
-        os.rename(building, target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
-
-
-def stamp() -> str:
-    """A file name that sorts by time and is unique over hosts and processes."""
-    now = time.time_ns()
-    clock = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
-    return f"{clock}.{now % 10**9:09d}-{socket.gethostname()}-{os.getpid()}"
-
-
-def slurm_job() -> str | None:
-    """The cluster's id of the job this process is in, as its queue writes it: 17, or 17_3 of an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
-@functools.cache
-def _machine() -> str:
-    """This host and this process namespace: only here does a pid mean anything."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        namespace = boot = ""
-    return f"{socket.gethostname()}:{boot}:{namespace}"
-
-
-def _process_start(pid: int) -> str | None:
-    """The start time of a live process, so that a pid used again is not taken for its predecessor."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
-
-class Claim:
-    """Who is at a run now. Held by creating the next `claim-N` exclusively; kept alive by its modification time.
-
-    A dead claim is taken over by creating `claim-(N+1)`, which only one process can: no lock, no rename race.
-    """
-
-    def __init__(self, folder: Path, number: int, on_lost: Callable[[], None]) -> None:
-        self.path = folder / f"claim-{number}"
-        self._stop = threading.Event()
-        self.lost, self._on_lost = False, on_lost
-        self.on_beat: Callable[[], None] = lambda: None  # what else its owner wants noted now and then
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="mimbench-heartbeat")
-        self._thread.start()
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
-            numbers = _claim_numbers(self.path.parent)
-            if not numbers or f"claim-{numbers[-1]}" != self.path.name:
-                self.lost = True  # we were silent too long and somebody took over: stop writing here
-                self._on_lost()
-                return
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
-                self.on_beat()
-
-    def release(self) -> None:
-        self._stop.set()
-        if not self.lost:
-            self.path.unlink(missing_ok=True)
-
-
-def _claim_numbers(folder: Path) -> list[int]:
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    return sorted(int(n[6:]) for n in names if n.startswith("claim-") and n[6:].isdigit())
 
 
 def read_grid(path: Path) -> dict[str, Any]:
@@ -226,6 +80,14 @@ class RunFolder:
     def done(self) -> bool:
         return (self.path / "result.json").exists()
 
+    def has_weights(self) -> bool:
+        """A run that leaves weights is of use to its children only while they are there."""
+        return self.kind not in ("tokenizer", "pretrain") or (self.work / WEIGHTS).exists()
+
+    def settled(self) -> bool:
+        """Done, and of use to its children."""
+        return self.done() and self.has_weights()
+
     def result(self) -> dict[str, Any]:
         return read_json(self.path / "result.json")
 
@@ -262,54 +124,14 @@ class RunFolder:
 
     def claimed(self) -> bool:
         """Somebody alive is at it."""
-        numbers = _claim_numbers(self.path)
-        return bool(numbers) and self._alive(numbers[-1])
+        return claims.taken(self.path)
 
-    def _alive(self, number: int, dead: Callable[[dict[str, Any]], bool] = lambda owner: False) -> bool:
-        path = self.path / f"claim-{number}"
-        try:
-            age = time.time() - path.stat().st_mtime
-            owner = json.loads(path.read_text() or "{}")
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError):
-            return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
-        if isinstance(owner, dict) and owner.get("machine") == _machine() and "pid" in owner:
-            return _process_start(owner["pid"]) == owner.get("start")
-        return age < DEAD_AFTER_SECONDS and not (isinstance(owner, dict) and dead(owner))
-
-    def claim(
-        self,
-        on_lost: Callable[[], None] = lambda: None,
-        dead: Callable[[dict[str, Any]], bool] = lambda owner: False,
-    ) -> Claim | None:
-        """Take the run, or None if it is taken.
-
-        `on_lost` is called should somebody take it over later. `dead` may know that an owner on another host is gone
-        although it was heard of lately, for instance from the queue of a cluster.
-        """
-        numbers = _claim_numbers(self.path)
-        if numbers and self._alive(numbers[-1], dead):
-            return None
-        number = numbers[-1] + 1 if numbers else 0
-        pid = os.getpid()
-        owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
-                 "job": slurm_job()}  # fmt: skip
-        if not write_json(self.path / f"claim-{number}", owner, once=True):
-            return None
-        if _claim_numbers(self.path)[-1:] != [number]:  # others took it over since we looked
-            (self.path / f"claim-{number}").unlink(missing_ok=True)
-            return None
-        for old in numbers:
-            (self.path / f"claim-{old}").unlink(missing_ok=True)
-        return Claim(self.path, number, on_lost)
+    def claim(self, on_lost: Callable[[], None] = lambda: None, dead: Judge = nobody) -> Claim | None:
+        """Take the run, or None if it is taken."""
+        return claims.take(self.path, on_lost, dead)
 
     def claim_owner(self) -> dict[str, Any] | None:
-        numbers = _claim_numbers(self.path)
-        try:
-            return read_json(self.path / f"claim-{numbers[-1]}") if numbers else None
-        except (OSError, UserError):
-            return None
+        return claims.owner_of(self.path)
 
     # where it was sent
 
@@ -357,14 +179,6 @@ class RunFolder:
         write_json(self.path / "result.json", result, once=True)
 
 
-WEIGHTS = "weights.pt"
-
-
-def has_weights(folder: RunFolder) -> bool:
-    """A run that leaves weights is of use to its children only while they are there."""
-    return folder.kind not in ("tokenizer", "pretrain") or (folder.work / WEIGHTS).exists()
-
-
 def read_progress(work: Path) -> dict[str, Any] | None:
     """Step, steps and rate of a run under way, as its process last noted them."""
     try:
@@ -404,12 +218,12 @@ class Store:
     @contextlib.contextmanager
     def lock(self, name: str, seconds: float) -> Iterator[None]:
         """One process at a time, over all hosts; a dead holder's place is taken."""
-        folder, end = RunFolder(self.root / "locks" / name), time.monotonic() + seconds
-        folder.path.mkdir(parents=True, exist_ok=True)
-        while (held := folder.claim()) is None:
+        folder, end = self.root / "locks" / name, time.monotonic() + seconds
+        folder.mkdir(parents=True, exist_ok=True)
+        while (held := claims.take(folder)) is None:
             if time.monotonic() > end:
-                owner = folder.claim_owner() or {}
-                raise UserError(f"{folder.path}: held by {owner.get('host')} (pid {owner.get('pid')}) for too long.")
+                owner = claims.owner_of(folder) or {}
+                raise UserError(f"{folder}: held by {owner.get('host')} (pid {owner.get('pid')}) for too long.")
             time.sleep(0.2)
         try:
             yield
@@ -422,9 +236,14 @@ class Store:
     def report_folder(self, name: str, scale: str) -> Path:
         return self.root / "reports" / f"{name}.{scale}"
 
-    def grids(self) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
-        """Every grid's record, or what is wrong with the file: one that is broken hides no other."""
+    def grids(self, wanted: str | None = None) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
+        """The records of all grids, or of those named <name> or <name>.<scale>.
+
+        Instead of a record what is wrong with its file: one that is broken hides no other.
+        """
         for path in sorted((self.root / "grids").glob("*.json")):
+            if wanted not in (None, path.stem, path.stem.rpartition(".")[0]):
+                continue
             try:
                 yield path, read_grid(path)
             except UserError as error:

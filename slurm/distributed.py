@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from mimbench.errors import RunFailed
-from mimbench.store import read_json, write_json
+from mimbench.files import read_json, write_json
 
 MEET_SECONDS = 600  # the first to import torch from a cold network disk waits for the last
 SILENCE = datetime.timedelta(minutes=30)  # of a peer in a collective, such as rank 0 evaluating, before the job ends

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mimbench.slurm import queue
-from mimbench.slurm.profile import Profile
-
 from mimbench import env
+from mimbench.claim import slurm_job
 from mimbench.data.images import DATA_ROOT
 from mimbench.errors import RunFailed, UserError
-from mimbench.store import Store, read_json, slurm_job, write_json
+from mimbench.files import read_json, write_json
+from mimbench.seen import said_by
+from mimbench.slurm import queue
+from mimbench.slurm.profile import Profile
+from mimbench.store import Store
 
 PROBE_BYTES = 64 * 2**20
 LEAST_FREE = 5 * 2**30
@@ -32,6 +34,7 @@ class Probe:
     def __call__(self) -> None:
         import torch
         import torch.distributed as dist
+
         from mimbench.slurm.distributed import Ranks, process_group
 
         ranks, folder = Ranks.here(), Path(self.folder)
@@ -136,7 +139,7 @@ def cluster_lines(store: Store, profile: Profile, kind: str = "pretrain") -> Ite
     folder.mkdir(parents=True)
     begun = time.monotonic()
     try:
-        job = executor_of(store, request, "mimbench doctor", held=False).submit(Probe(str(folder))).job_id
+        job = executor_of(store, request, "mimbench doctor").submit(Probe(str(folder))).job_id
     except Exception as error:
         yield False, f"sbatch refused the job: {' '.join(str(error).split())}"
         return
@@ -188,7 +191,7 @@ def _note(path: Path) -> dict[str, Any] | None:
 
 
 def _last_words(store: Store, job: str) -> str:
-    path = store.root.resolve() / "slurm" / job / f"{job}_0_log.err"
+    path = said_by(job, store.root.resolve())[0]
     try:
         lines = path.read_text(errors="replace").strip().splitlines()
     except OSError:

@@ -13,12 +13,12 @@ import threading
 import time
 from typing import Any
 
-from mimbench.slurm import queue
-
+from mimbench.claim import slurm_job
 from mimbench.errors import Interrupted, RunFailed
 from mimbench.progress import Progress, log_to
+from mimbench.slurm import queue
 from mimbench.stop import Stop
-from mimbench.store import RunFolder, Store, slurm_job
+from mimbench.store import RunFolder, Store
 
 TAKEN_SECONDS = 5.0  # between looks at a run that somebody else is at
 
@@ -79,11 +79,10 @@ class Carry:
 def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> None:
     from dataclasses import replace
 
-    from mimbench.slurm.distributed import Ranks, process_group
-
     from mimbench import registry
     from mimbench.pretrain.fit import Place
     from mimbench.run import execute
+    from mimbench.slurm.distributed import Ranks, process_group
 
     registry.load_plugins()
     ranks, work = Ranks.here(), store.run(name).work

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,15 +15,14 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from mimbench.slurm import queue
-from mimbench.slurm.job import Carry, Report
-from mimbench.slurm.profile import Profile, Request
-
 from mimbench import launch
 from mimbench.errors import UserError
 from mimbench.plan import Planned
 from mimbench.seen import look
-from mimbench.store import RunFolder, Store, has_weights
+from mimbench.slurm import queue
+from mimbench.slurm.job import Carry, Report
+from mimbench.slurm.profile import Profile, Request
+from mimbench.store import RunFolder, Store
 
 LOCK_SECONDS = 600  # another submission into the same results is waited for so long
 
@@ -170,7 +168,7 @@ def _submit_group(
     request = profile.of(group.kind)
     conditions = {run.name: _condition(run, outcome) for run in runs}
     carriers = [Carry(str(store.root.resolve()), run.name, job_options(run.spec, request, options)) for run in runs]
-    executor = executor_of(store, request, _title(grid, group.kind), held=True)
+    executor = executor_of(store, request, _title(grid, group.kind), {"hold": True})
     try:
         with executor.batch():
             jobs = [executor.submit(carrier) for carrier in carriers]
@@ -184,7 +182,7 @@ def _submit_group(
     try:
         unset = queue.set_dependencies({ids[name]: condition for name, condition in conditions.items() if condition})
         for run in runs:
-            if ids[run.name] in unset and not all(_ready(store.run(p)) for p in run.parents):
+            if ids[run.name] in unset and not all(store.run(p).settled() for p in run.parents):
                 queue.cancel([ids.pop(run.name)])
                 outcome.refused[run.name] = "SLURM took no dependency on its parent's job, which may just have ended"
         array = jobs[0].job_id.partition("_")[0]
@@ -204,13 +202,8 @@ def _condition(run: Planned, outcome: Submitted) -> str:
     return "afterok:" + ":".join(jobs) if jobs else ""
 
 
-def _ready(folder: RunFolder) -> bool:
-    return folder.done() and has_weights(folder)
-
-
 def _note(folder: RunFolder, job: str, profile: Profile, grid: tuple[str, str], *, released: bool) -> None:
-    folder.note_submission({"job": job, "profile": profile.name, "grid": ".".join(grid), "released": released,
-                            "time": time.time()})  # fmt: skip
+    folder.note_submission({"job": job, "profile": profile.name, "grid": ".".join(grid), "released": released})
 
 
 def _title(grid: tuple[str, str], kind: str) -> str:
@@ -221,7 +214,7 @@ def _submit_report(grid: tuple[str, str], store: Store, profile: Profile, outcom
     """A last small job that writes the report, whatever became of the others."""
     request = profile.of("knn")
     after = ":".join(array for array, _, _ in outcome.arrays)
-    executor = executor_of(store, request, _title(grid, "report"), held=False, more={"dependency": f"afterany:{after}"})
+    executor = executor_of(store, request, _title(grid, "report"), {"dependency": f"afterany:{after}"})
     try:
         return executor.submit(Report(str(store.root.resolve()), *grid)).job_id
     except Exception:  # the runs are queued; `mimbench report` writes it as well
@@ -235,7 +228,7 @@ def job_options(spec: dict[str, Any], request: Request, options: dict[str, Any])
     """What a job needs besides its run's path; strings and numbers. The command line's word counts before the profile's."""
     own = {"workers": request.loader_workers, "micro_batch": request.micro_batch, "recompute": request.recompute,
            "checkpoint_seconds": request.checkpoint_seconds, **{k: v for k, v in options.items() if v is not None}}  # fmt: skip
-    limits = {"grace": request.grace_seconds, "limit": request.hours * 3600, "max_requeues": request.max_requeues,
+    limits = {"grace": request.grace_seconds, "max_requeues": request.max_requeues,
               "fruitless": request.fruitless}  # fmt: skip
     return {"place": own, "limits": limits, "says": accumulation(spec, request)}
 
@@ -245,13 +238,9 @@ def _comment(store: Store) -> str:
     return f"mimbench:{store.root.resolve()}"
 
 
-def parameters(
-    store: Store, request: Request, name: str, *, held: bool, more: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The arguments of submitit's own script writer."""
-    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **request.extra, **(more or {})}
-    if held:
-        extra["hold"] = True
+def parameters(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments of submitit's own script writer; `more` goes to sbatch as it is."""
+    extra = {"requeue": True, "kill-on-invalid-dep": "yes", **request.extra, **(more or {})}
     asked = {
         "job_name": name, "partition": request.partition, "account": request.account, "qos": request.qos,
         "nodes": request.nodes, "ntasks_per_node": request.ranks_a_node, "cpus_per_task": request.cpus,
@@ -276,11 +265,11 @@ def folder_of(store: Store) -> Path:
     return store.root.resolve() / "slurm" / "%j"
 
 
-def executor_of(store: Store, request: Request, name: str, *, held: bool, more: dict[str, Any] | None = None) -> Any:
+def executor_of(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> Any:
     from submitit.slurm.slurm import SlurmExecutor
 
     executor = SlurmExecutor(folder_of(store), max_num_timeout=request.max_requeues, python=python_command(request))
-    asked = parameters(store, request, name, held=held, more=more)
+    asked = parameters(store, request, name, more)
     executor._internal_update_parameters(**asked)
     return executor
 
@@ -294,7 +283,7 @@ def scripts(
     check(runs, profile)
     for group in groups(launch.wanted(runs, store), 1000):
         request = profile.of(group.kind)
-        asked = parameters(store, request, _title(grid, group.kind), held=True)
+        asked = parameters(store, request, _title(grid, group.kind), {"hold": True})
         command = f"{python_command(request)} -u -m submitit.core._submit {folder_of(store)}"
         count = {"map_count": len(group.runs)} if len(group.runs) > 1 else {}
         yield group, _make_sbatch_string(command=command, folder=folder_of(store), **asked, **count)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mimbench.seen import look
+from mimbench.seen import look, runs_of
 from mimbench.store import Store, read_grid
 
 ROOT = Path(__file__).parent.parent
@@ -92,8 +92,7 @@ def run_grid(results, on, *words, grid=GRID):
 
 def states(results, name="slurm.smoke"):
     store = Store(results)
-    record = read_grid(store.root / "grids" / f"{name}.json")
-    names = list(dict.fromkeys(n for row in record["rows"] for runs in row["runs"].values() for n in runs.values()))
+    names = runs_of(read_grid(store.root / "grids" / f"{name}.json"))
     return {n: seen.state for n, seen in look(store, names)[0].items()}
 
 

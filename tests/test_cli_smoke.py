@@ -12,7 +12,8 @@ import time
 import pytest
 from conftest import ROOT
 
-from mimbench.store import Store, read_json
+from mimbench.files import read_json
+from mimbench.store import Store
 
 FEW = ("--only", "no-tokens", "--only", "scratch")
 PROTOCOLS = 4

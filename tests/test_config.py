@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mimbench.config import RECIPE_KEYS
 from mimbench.errors import UserError
+from mimbench.files import canonical
 from mimbench.grid import load_grid
 from mimbench.layers import read_yaml
 from mimbench.plan import make_plan
-from mimbench.store import canonical
 
 GRID = {
     "name": "mine", "base": "beit", "scale": "smoke", "seeds": 1, "protocols": ["knn"],

@@ -6,9 +6,6 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mimbench.slurm import queue
-from mimbench.slurm.profile import known, load_profile
-from mimbench.slurm.submit import accumulation, check, groups, scripts
 
 from mimbench.cli import main
 from mimbench.errors import UserError
@@ -16,7 +13,10 @@ from mimbench.grid import load_grid
 from mimbench.launch import from_folders
 from mimbench.plan import Planned, make_plan
 from mimbench.seen import find_run, look, runs_of
-from mimbench.status import _cell, status_lines, why_lines
+from mimbench.slurm import queue
+from mimbench.slurm.profile import known, load_profile
+from mimbench.slurm.submit import accumulation, check, groups, scripts
+from mimbench.status import _cell, status, why_lines
 from mimbench.store import Store, read_grid
 
 GRID = str(ROOT / "configs" / "ablations.yaml")
@@ -157,7 +157,7 @@ def test_a_run_that_was_sent_and_cannot_be_asked_after_is_said_to_be_so(planned,
     found, warning = look(store, [runs["pretrain"].name])
     assert found[runs["pretrain"].name].state == "queued"
     assert "squeue did not answer" in warning
-    assert any("squeue did not answer" in line for line in status_lines(store))
+    assert any("squeue did not answer" in line for line in status(store).lines)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mimbench.registries.maskers.blockwise import Blockwise
-from mimbench.registries.maskers.none import NoMask
-from mimbench.registries.maskers.random import Random
 
 from mimbench import registry
 from mimbench.errors import UserError
+from mimbench.registries.maskers.blockwise import Blockwise
+from mimbench.registries.maskers.none import NoMask
+from mimbench.registries.maskers.random import Random
 
 GRIDS = st.tuples(st.integers(2, 20), st.integers(2, 20))
 SEEDS = st.integers(0, 2**31)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mimbench.registries.tokenizers.pixels import MEAN, STD
 from transformers import BeitConfig, BeitForMaskedImageModeling, ViTMAEConfig, ViTMAEForPreTraining
 
 import mimbench.compat  # isort: split  # noqa: F401  before transformers imports torchvision
@@ -10,6 +9,7 @@ from mimbench import registry
 from mimbench.models.blocks import patchify
 from mimbench.models.positions import sincos
 from mimbench.parts import Encoded, Grid, Masks
+from mimbench.registries.tokenizers.pixels import MEAN, STD
 
 GRID = Grid(6, 6, 4)
 

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimbench import launch
+from mimbench.files import read_json
 from mimbench.grid import load_grid
 from mimbench.plan import describe, estimate, make_plan
-from mimbench.store import read_json, run_name
+from mimbench.store import run_name
 
 EVALUATIONS = {"finetune", "segmentation", "linear_probe", "knn"}
 

@@ -15,6 +15,7 @@ import synthetic_grid as synthetic
 from synthetic_grid import FACTS, FINETUNE, KNN, column, evaluation, finish, planned, protocol, simple, write_grid
 
 from mimbench.errors import UserError
+from mimbench.files import write_atomically, write_json
 from mimbench.report.analysis import analyse
 from mimbench.report.archive import published_copy
 from mimbench.report.build import build_report
@@ -23,7 +24,7 @@ from mimbench.report.curves import read_curve, thinned
 from mimbench.report.notices import machine_notices, result_notices, run_notices
 from mimbench.report.tables import latex, long_rows, markdown, text_rows, tidy_csv
 from mimbench.report.terminal import print_table, terminal_table
-from mimbench.store import Store, write_atomically, write_json
+from mimbench.store import Store
 
 THREE_ROWS = {"beit": [60.0, 61.0, 62.5], "pixels": [58.0, 60.1, 60.0], "scratch": [50.0, 51.2, 52.4]}
 PRIMARY = {"row": "scratch", "protocol": "finetune"}

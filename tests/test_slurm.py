@@ -12,9 +12,6 @@ import sys
 import time
 
 import pytest
-from mimbench.slurm import queue
-from mimbench.slurm.profile import load_profile
-from mimbench.slurm.submit import submit
 from slurm_lab import (
     GRID,
     ROOT,
@@ -33,6 +30,9 @@ from slurm_lab import (
 from mimbench.grid import load_grid
 from mimbench.launch import prepare
 from mimbench.plan import make_plan
+from mimbench.slurm import queue
+from mimbench.slurm.profile import load_profile
+from mimbench.slurm.submit import submit
 from mimbench.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

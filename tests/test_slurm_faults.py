@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mimbench.slurm import queue
 from slurm_lab import (
     SCRIPT,
     bring_up,
@@ -28,6 +27,7 @@ from slurm_lab import (
     write_profile,
 )
 
+from mimbench.slurm import queue
 from mimbench.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimbench import store as store_module
+from mimbench import claim as claims
 from mimbench.errors import UserError
-from mimbench.store import RunFolder, Store, canonical, fingerprint, read_json, run_name, write_atomically, write_json
+from mimbench.files import canonical, fingerprint, read_json, write_atomically, write_json
+from mimbench.store import RunFolder, Store, run_name
 
 SPEC = {"kind": "knn", "version": 1, "seed": 0}
 json_values = st.recursive(
@@ -122,7 +123,7 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
     process.join()
     claim = folder.claim()
     assert claim is not None
-    assert len(store_module._claim_numbers(folder.path)) == 1
+    assert len(claims._numbers(folder.path)) == 1
     claim.release()
 
 
@@ -131,7 +132,7 @@ def test_a_silent_claim_of_another_host_is_taken_over_only_after_a_while(tmp_pat
     path = folder.path / "claim-0"
     path.write_text(json.dumps({"machine": "elsewhere", "host": "elsewhere", "pid": 1, "start": "1"}))
     assert folder.claim() is None
-    old = time.time() - store_module.DEAD_AFTER_SECONDS - 1
+    old = time.time() - claims.DEAD_AFTER_SECONDS - 1
     os.utime(path, (old, old))
     claim = folder.claim()
     assert claim is not None
@@ -149,9 +150,7 @@ def _race(path, start, results):
 
 def test_of_many_that_race_for_a_dead_claim_one_wins(tmp_path):
     folder = made(tmp_path)
-    (folder.path / "claim-3").write_text(
-        json.dumps({"machine": store_module._machine(), "pid": 2**22 + 1, "start": "0"})
-    )
+    (folder.path / "claim-3").write_text(json.dumps({"machine": claims._machine(), "pid": 2**22 + 1, "start": "0"}))
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     racers = [context.Process(target=_race, args=(str(folder.path), start, results)) for _ in range(8)]
@@ -265,13 +264,13 @@ def test_strange_folders_are_passed_over(tmp_path):
     "content", ["{}", "[]", "nonsense", '{"name": "a", "scale": "b", "seeds": [], "columns": [], "rows": [3]}']
 )
 def test_a_foreign_grid_record_is_named_and_hides_no_other(tmp_path, content):
-    from mimbench.status import status_lines
+    from mimbench.status import status
 
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "foreign.tiny.json").write_text(content)
     fine = {"name": "fine", "scale": "tiny", "seeds": [0], "columns": [], "rows": [{"name": "a", "runs": {}}]}
     write_json(tmp_path / "grids" / "z.tiny.json", fine)
-    lines = "\n".join(status_lines(Store(tmp_path)))
+    lines = "\n".join(status(Store(tmp_path)).lines)
     assert "foreign.tiny.json" in lines
     assert "fine at scale tiny" in lines
 
@@ -294,13 +293,13 @@ def test_a_claimer_that_looked_too_early_withdraws(tmp_path, monkeypatch):
     holder = folder.claim()
     (folder.path / "claim-0").rename(folder.path / "claim-1")
     looked = iter([[]])
-    original = store_module._claim_numbers
-    monkeypatch.setattr(RunFolder, "_alive", lambda self, number, dead=None: True)
+    original = claims._numbers
+    monkeypatch.setattr(claims, "_alive", lambda path, dead: True)
 
     def early(path):
         return next(looked, original(path))
 
-    monkeypatch.setattr(store_module, "_claim_numbers", early)
+    monkeypatch.setattr(claims, "_numbers", early)
     assert RunFolder(folder.path).claim() is None
     assert original(folder.path) == [1]
     holder._stop.set()

@@ -22,7 +22,7 @@ from mimbench.config import DataConfig
 from mimbench.data import shapes
 from mimbench.data.images import load, load_masks
 from mimbench.data.sampling import derive
-from mimbench.store import make_folder_once
+from mimbench.files import make_folder_once
 
 FOLDERS = {"labelled": "training", "val": "validation", "test": "test"}
 

@@ -17,7 +17,7 @@ from mimbench.config import DataConfig
 from mimbench.data import shapes
 from mimbench.data.sampling import derive, uniforms
 from mimbench.errors import UserError, unknown
-from mimbench.store import fingerprint, make_folder_once
+from mimbench.files import fingerprint, make_folder_once
 
 SPLITS = ("train", "labelled", "val", "test")  # train: for pre-training, its labels unused
 SHAPES_COUNT = {"train": 20_000, "labelled": 1_000, "val": 1_000, "test": 2_000}

@@ -15,9 +15,9 @@ from mimbench.data.images import Images, normalise
 from mimbench.data.loading import Keyed, batches
 from mimbench.data.sampling import BatchSampler, derive
 from mimbench.evals.common import Subject, at_edge, percent
+from mimbench.files import read_json, write_json
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, Place, fit
-from mimbench.store import read_json, write_json
 
 BATCH = 250  # of the evaluation
 

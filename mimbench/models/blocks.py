@@ -2,12 +2,13 @@
 
 import functools
 
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
 def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.Module:
     """A pre-norm ViT block as BEiT and MAE have it: query, key and value with bias, LayerNorm epsilon 1e-6."""
+    from timm.models.vision_transformer import Block  # not above: a plan names parts, and timm takes seconds to import
+
     norm = functools.partial(nn.LayerNorm, eps=1e-6)
     return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
 

@@ -29,9 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 from mimbench.config import ScheduleConfig
 from mimbench.data.sampling import derive
 from mimbench.errors import Interrupted, RunFailed
+from mimbench.files import write_atomically
 from mimbench.models.encoder import Encoder
 from mimbench.stop import Stop
-from mimbench.store import write_atomically
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import yaml
 
 from mimbench.coerce import coerce
 from mimbench.errors import UserError, unknown
-from mimbench.store import fingerprint
+from mimbench.files import fingerprint
 
 NAMES = ("finetune", "linear_probe", "knn", "segmentation")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError, unknown
-from mimbench.store import RunFolder, Store, read_json
+from mimbench.files import read_json
+from mimbench.store import RunFolder, Store
 
 
 @dataclass(frozen=True)

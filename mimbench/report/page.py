@@ -10,7 +10,7 @@ from string import Template
 
 from mimbench.report.analysis import Analysis, Cell
 from mimbench.report.colours import ACCENT, BASE, FAINT, INK, MUTED, PAPER
-from mimbench.report.costs import ALL_ROWS, costs, duration
+from mimbench.report.costs import ALL_ROWS, costs
 from mimbench.report.figures import Drawing
 from mimbench.report.notices import days, machine_facts, machine_notices, result_notices, run_notices
 from mimbench.report.published import PaperColumn, paper_column
@@ -25,6 +25,7 @@ from mimbench.report.tables import (
     paper_note,
     warning_of_one_seed,
 )
+from mimbench.wording import duration
 
 
 def page(analysis: Analysis, drawings: Iterable[Drawing], *, runs_at: str | None = "../../runs") -> str:

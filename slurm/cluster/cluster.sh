@@ -37,7 +37,9 @@ pid_of() { # pid_of NAME PROGRAM: the live process that NAME.pid speaks of, if i
 }
 
 install_missing() {
-  local need=()
+  local need=() lock
+  exec {lock}>/run/mimbench-cluster.lock
+  flock "$lock" # two clusters that come up at once must not ask apt at once; the second then finds everything there
   command -v munged >/dev/null || need+=(munge)
   command -v slurmctld >/dev/null || need+=(slurmctld)
   command -v slurmd >/dev/null || need+=(slurmd)
@@ -47,11 +49,13 @@ install_missing() {
     command -v mariadbd >/dev/null || need+=(mariadb-server-core)
     command -v my_print_defaults >/dev/null || need+=(mariadb-client-core) # mariadb-install-db asks for it
   fi
-  [ ${#need[@]} = 0 ] && return
-  echo "installing ${need[*]}"
-  # RUNLEVEL=1 keeps the packages from starting services of their own
-  { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends "${need[@]}"; } >"$dir/log/apt.log" 2>&1 || fail "apt-get"
+  if [ ${#need[@]} != 0 ]; then
+    echo "installing ${need[*]}"
+    # RUNLEVEL=1 keeps the packages from starting services of their own
+    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 "${need[@]}"; } >"$dir/log/apt.log" 2>&1 || fail "apt-get"
+  fi
+  exec {lock}>&- # the daemons must not inherit it
 }
 
 configure() {

@@ -1,0 +1,93 @@
+"""Files that are there whole or not at all, and names for what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mimbench.errors import UserError
+
+
+def canonical(value: Any) -> str:
+    """One text for one meaning: sorted keys, no spaces, floats as repr, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def fingerprint(value: Any) -> str:
+    """The first 12 hex digits of the sha256 of the canonical text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bool:
+    """Temp file in the same folder, fsync, rename. `once`: never replaces; False if the file was there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not once:
+            os.replace(temporary, path)
+            return True
+        try:
+            os.link(temporary, path)  # fails if the file exists, unlike rename
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
+    return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, or an error naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
+    return value
+
+
+def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Filled beside its place and renamed, so that no process sees half of it; the first of several wins."""
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    building.chmod(0o755)  # a group shares its cache
+    try:
+        fill(building)
+        os.rename(building, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def stamp() -> str:
+    """A file name that sorts by time and is unique over hosts and processes."""
+    now = time.time_ns()
+    clock = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+    return f"{clock}.{now % 10**9:09d}-{socket.gethostname()}-{os.getpid()}"
