@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import os
-import re
-import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.arguments import make_parser
-from mimbench.errors import RunFailed, UserError, unknown
+from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError, unknown
+from mimbench.running import Tables, check_place, finish, print_scripts, run_here, send, where
 from mimbench.store import Store
 
 if TYPE_CHECKING:
-    from mimbench.launch import Outcome
-    from mimbench.plan import Plan, Planned
-    from mimbench.slurm.profile import Profile
-
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+    from mimbench.plan import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,14 +58,14 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def run_grid(options: argparse.Namespace) -> int:
-    count, profile = _where(options.on)
-    _check_place(options)
+    count, profile = where(options.on)
+    check_place(options)
     plan = _plan(options)
     store = Store(options.results)
     grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:
         code = _print_plan(plan, store)
-        return _print_scripts(plan.runs, grid, store, profile) if profile else code
+        return print_scripts(plan.runs, grid, store, profile) if profile else code
     from mimbench import launch
 
     if profile:
@@ -81,178 +74,14 @@ def run_grid(options: argparse.Namespace) -> int:
         check(plan.runs, profile)
     launch.prepare(plan, store)
     if profile:
-        return _submit(plan.runs, grid, store, profile, options)
+        return send(plan.runs, grid, store, profile, options)
     left = launch.wanted(plan.runs, store)
     if not left:
         print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
-        return _finish(grid, store, launch.Outcome(), options)
-    outcome = _run_here(plan.runs, store, count, options, on_progress=_Tables(plan, store))
+        return finish(grid, store, launch.Outcome(), options)
+    outcome = run_here(plan.runs, store, count, options, on_progress=Tables(plan, store))
     launch.merge_record(plan, store)  # another call may have written its rows meanwhile
-    return _finish(grid, store, outcome, options)
-
-
-def _where(on: str) -> tuple[int | None, Profile | None]:
-    """On this machine: the number of runs at a time, if it was said. On SLURM: the profile, read and checked."""
-    found = re.fullmatch(r"(local)(?::([1-9]\d*))?|(slurm)(?::(.*))?", on)
-    if not found:
-        raise UserError(f"--on {on}: must be local, local:N (runs at a time) or slurm:PROFILE.")
-    if found[1]:
-        return int(found[2]) if found[2] else None, None
-    from mimbench.slurm.profile import known, load_profile
-
-    if not found[4]:
-        raise UserError(f"--on slurm: needs a profile, slurm:PROFILE. There are: {', '.join(known())}.")
-    return None, load_profile(found[4])
-
-
-def _check_place(options: argparse.Namespace) -> None:
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard: tensorboard is not installed; pip install 'mimbench[tensorboard]'.")
-    for name in ("loader_workers", "micro_batch", "checkpoint_seconds"):
-        value = getattr(options, name)
-        if value is not None and value < (1 if name == "micro_batch" else 0):
-            raise UserError(f"--{name.replace('_', '-')}: must not be {value}.")
-
-
-def _place(options: argparse.Namespace) -> dict[str, object]:
-    """What the command line says of it; the rest is the profile's or the machine's default."""
-    return {
-        "workers": options.loader_workers, "micro_batch": options.micro_batch, "recompute": options.recompute or None,
-        "checkpoint_seconds": options.checkpoint_seconds, "tensorboard": options.tensorboard or None,
-    }  # fmt: skip
-
-
-def _run_here(
-    runs: dict[str, Planned],
-    store: Store,
-    count: int | None,
-    options: argparse.Namespace,
-    on_progress: Callable[[], None],
-) -> Outcome:
-    from mimbench import display, launch
-
-    watcher = display.make(len(runs), len(runs) - len(launch.wanted(runs, store)))
-    place = {key: value for key, value in _place(options).items() if value is not None}
-    local = launch.Local(store, runs, launch.process_count(count), watcher, options=place)
-    try:
-        return local.run(on_progress=on_progress)
-    finally:
-        watcher.close()
-
-
-def _submit(
-    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile, options: argparse.Namespace
-) -> int:
-    """Submit and return; nothing here need stay alive."""
-    from mimbench.slurm.submit import accumulation, submit
-
-    outcome = submit(runs, grid, store, profile, _place(options))
-    for array, kind, tasks in outcome.arrays:
-        words = {
-            w
-            for n, run in runs.items()
-            if n in outcome.jobs and run.kind == kind and (w := accumulation(run.spec, profile.of(kind)))
-        }
-        print("; ".join([f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}", *sorted(words)]))
-    if outcome.queued:
-        print(f"{len(outcome.queued)} runs are queued or running already")
-    if outcome.elsewhere:
-        print(f"{len(outcome.elsewhere)} runs are being done by processes outside the queue")
-    for reason, names in _by_reason(outcome.refused).items():
-        print(
-            f"not submitted: {len(names)} runs ({names[0]}{', ...' if len(names) > 1 else ''}): {reason}",
-            file=sys.stderr,
-        )
-    if not (outcome.arrays or outcome.queued or outcome.elsewhere or outcome.refused):
-        print(f"All {len(runs)} runs are done already; nothing to submit.", file=sys.stderr)
-        return _finish(grid, store, None, options)
-    results = [] if options.results == "results" else ["--results", options.results]
-    print(f"To see how far it is: {_command(['status', grid[0], '--watch', *results])}")
-    return EXIT_FAILED if outcome.refused else EXIT_OK
-
-
-def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, reason in refused.items():
-        found.setdefault(reason, []).append(name)
-    return found
-
-
-def _print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile) -> int:
-    from mimbench.slurm.submit import accumulation, scripts
-
-    for group, script in scripts(runs, grid, store, profile):
-        parents = sum(bool(run.parents) for run in group.runs)
-        print(
-            f"\n# {len(group.runs)} {group.kind} runs"
-            + (f"; {parents} of them wait, each for its own parents" if parents else "")
-        )
-        words = sorted({w for run in group.runs if (w := accumulation(run.spec, profile.of(group.kind)))})
-        print("".join(f"# {w}\n" for w in words) + script)
-    return EXIT_OK
-
-
-class _Tables:
-    """Writes the report each time a seed is complete; the last one is `_finish`'s."""
-
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self.plan, self.store = plan, store
-        self.open = [s for s in plan.grid.seeds if not self._complete(s)]
-
-    def _complete(self, seed: int) -> bool:
-        return all(self.store.run(name).done() for name in self.plan.of_seed(seed))
-
-    def __call__(self) -> None:
-        ready = [s for s in self.open if self._complete(s)]
-        self.open = [s for s in self.open if s not in ready]
-        if ready and self.open:
-            grid = self.plan.grid
-            try:
-                from mimbench.report.build import build_report
-
-                folder = build_report(self.store, grid.name, grid.scale)
-                print(f"seed {ready[0]} is complete: {folder / 'index.html'}", file=sys.stderr)
-            except Exception as error:  # a report must never end the training of the other seeds
-                print(f"seed {ready[0]} is complete; its report failed: {error}", file=sys.stderr)
-
-
-def _finish(grid: tuple[str, str], store: Store, outcome: Outcome | None, options: argparse.Namespace) -> int:
-    """What failed on stderr; the table on stdout, and as the last line how to go on."""
-    from mimbench.report.build import build_report
-    from mimbench.report.terminal import print_table
-    from mimbench.store import read_grid
-
-    for name in outcome.failed if outcome else ():
-        failure = store.run(name).last_failure() or {}
-        print(f"failed: {name}: {failure.get('type')}: {failure.get('message')}", file=sys.stderr)
-    if outcome and outcome.blocked:
-        print(f"not run, for a parent failed: {', '.join(outcome.blocked)}", file=sys.stderr)
-    folder = build_report(store, *grid)
-    print_table(store, *grid)
-    print(f"Report: {folder / 'index.html'}", flush=True)
-    if outcome and outcome.interrupted:
-        print(f"Interrupted; nothing finished is lost. To go on: {_command(options.given)}", flush=True)
-        return EXIT_INTERRUPTED
-    if outcome and outcome.failed:
-        print(f"{len(outcome.failed)} runs failed. To try them again: {_command(options.given)}", flush=True)
-        return EXIT_FAILED
-    if options.command == "run_grid" and len(read_grid(store.grid_path(*grid))["seeds"]) == 1:
-        words = [w for i, w in enumerate(options.given) if w != "--seeds" and options.given[i - 1] != "--seeds"]
-        three = _command([*(w for w in words if not w.startswith("--seeds=")), "--seeds", "3"])
-        print(f"One seed tells nothing about spread. For three: {three}", flush=True)
-    return EXIT_OK
-
-
-def _command(words: list[str]) -> str:
-    """The command line as it can be typed again here."""
-    program = Path(sys.argv[0])
-    if shutil.which("mimbench") == str(program):
-        name = ["mimbench"]
-    elif program.name == "mimbench":
-        name = [os.path.relpath(program)]
-    else:
-        name = [sys.executable, "-m", "mimbench"]
-    return shlex.join([*name, *words])
+    return finish(grid, store, outcome, options)
 
 
 def show_plan(options: argparse.Namespace) -> int:
@@ -362,8 +191,8 @@ def retry_runs(options: argparse.Namespace) -> int:
     from mimbench.control import records, to_retry
     from mimbench.seen import look
 
-    count, profile = _where(options.on)
-    _check_place(options)
+    count, profile = where(options.on)
+    check_place(options)
     store, worst = Store(options.results), EXIT_OK
     for name, scale, names in records(store, options.grid):
         seen, warning = look(store, names)
@@ -377,10 +206,10 @@ def retry_runs(options: argparse.Namespace) -> int:
 
         runs = launch.from_folders(chosen, store)
         if profile:
-            worst = max(worst, _submit(runs, (name, scale), store, profile, options))
+            worst = max(worst, send(runs, (name, scale), store, profile, options))
         else:
-            outcome = _run_here(runs, store, count, options, on_progress=lambda: None)
-            worst = max(worst, _finish((name, scale), store, outcome, options))
+            outcome = run_here(runs, store, count, options, on_progress=lambda: None)
+            worst = max(worst, finish((name, scale), store, outcome, options))
             if outcome.interrupted:
                 return EXIT_INTERRUPTED
     return worst
@@ -389,7 +218,7 @@ def retry_runs(options: argparse.Namespace) -> int:
 def examine(options: argparse.Namespace) -> int:
     from mimbench.slurm import doctor
 
-    _, profile = _where(options.on)
+    _, profile = where(options.on)
     store = Store(options.results)
     lines = doctor.machine_lines(store)
     _print_all(doctor.verdict(itertools.chain(lines, doctor.cluster_lines(store, profile)) if profile else lines))

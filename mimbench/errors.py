@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130  # of a command
+
 
 class UserError(ValueError):
     """Something the user can mend: a config, a flag, a folder. Shown without a traceback; exit code 2."""

@@ -15,7 +15,7 @@ LAYERS = [
     {"pretrain", "evals"},
     {"run"},
     {"launch", "job", "slurm", "display", "seen", "status", "control"},
-    {"cli", "arguments", "__main__"},
+    {"cli", "arguments", "running", "__main__"},
 ]
 # encoder.py takes its config's class, and data its config: both only read what config.py declares
 ALLOWED = {("models", "config")}

@@ -149,30 +149,19 @@ def _running(results):
     return found
 
 
-class Chaos:
-    """Ways to end a job that its author did not ask for."""
+def preempt(owner):
+    words = ["sbatch", "--partition=main", "--exclusive", "--nodes=1", f"--nodelist={owner['host']}"]
+    slurm(*words, "--output=/dev/null", "--wrap=sleep 5")
 
-    def __init__(self, rng):
-        self.rng = rng
 
-    def signal(self, owner):
-        slurm("scancel", "--signal=USR2", owner["job"])
-
-    def terminate(self, owner):
-        slurm("scancel", "--signal=TERM", owner["job"])
-
-    def requeue(self, owner):
-        slurm("scontrol", "requeue", owner["job"])
-
-    def kill(self, owner):
-        os.kill(owner["pid"], signal.SIGKILL)
-
-    def limit(self, owner):
-        slurm("scontrol", "update", f"JobId={owner['job']}", "TimeLimit=1")
-
-    def preempt(self, owner):
-        words = ["sbatch", "--partition=main", "--exclusive", "--nodes=1", "--output=/dev/null", "--wrap=sleep 5"]
-        slurm(*words[:4], f"--nodelist={owner['host']}", *words[4:])
+WAYS = {  # to end a job that its author did not ask for
+    "signal": lambda owner: slurm("scancel", "--signal=USR2", owner["job"]),
+    "terminate": lambda owner: slurm("scancel", "--signal=TERM", owner["job"]),
+    "requeue": lambda owner: slurm("scontrol", "requeue", owner["job"]),
+    "kill": lambda owner: os.kill(owner["pid"], signal.SIGKILL),
+    "limit": lambda owner: slurm("scontrol", "update", f"JobId={owner['job']}", "TimeLimit=1"),
+    "preempt": preempt,
+}
 
 
 def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, results, tmp_path, rendered):
@@ -182,8 +171,6 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
     clean = new_results(tmp_path / "clean", rendered)
     assert run_grid(clean, "local:2", *LONG).returncode == 0
     profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50)
-    chaos = Chaos(rng)
-    ways = [chaos.signal, chaos.terminate, chaos.requeue, chaos.kill, chaos.limit, chaos.preempt]
     assert run_grid(results, profile, *LONG).returncode == 0
     struck = []
     end = time.monotonic() + 600
@@ -192,11 +179,11 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
         effects = sum(len(f.attempts()) - 1 for f in Store(results).all_runs() if f.attempts())
         if effects < 20 and (running := [r for r in _running(results) if found.get(r[0].name) == "running"]):
             folder, owner = rng.choice(running)
-            way = ways[len(struck) % len(ways)]
+            way = list(WAYS)[len(struck) % len(WAYS)]
             time.sleep(rng.uniform(0, 2))
             try:
-                way(owner)
-                struck.append((way.__name__, folder.kind))
+                WAYS[way](owner)
+                struck.append((way, folder.kind))
             except ProcessLookupError:
                 continue
         elif set(found.values()) == {"done"}:
@@ -211,14 +198,13 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(cluster, resu
     assert len(struck) >= 20
     attempts = sum(len(f.attempts()) for f in Store(results).all_runs())
     assert attempts - len(found) >= 10  # in the middle of a run; a signal in its last moment changes nothing
-    assert {way for way, _ in struck} == {w.__name__ for w in ways}
+    assert {way for way, _ in struck} == set(WAYS)
     assert tables(results) == tables(clean)
     for folder in (results / "runs").iterdir():  # nothing that was finished was begun again
         done = (folder / "result.json").stat().st_mtime
         assert all(p.stat().st_mtime <= done for p in (folder / "attempts").iterdir())
-    for name in ("curve.csv",):
-        for path in (clean / "runs").glob(f"*/{name}"):
-            assert path.read_bytes() == (results / "runs" / path.parent.name / name).read_bytes()
+    for path in (clean / "runs").glob("*/curve.csv"):
+        assert path.read_bytes() == (results / "runs" / path.parent.name / "curve.csv").read_bytes()
 
 
 def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):

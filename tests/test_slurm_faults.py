@@ -79,20 +79,19 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
 
 def _ranks_of(job):
     """Process ids of the ranks of a job on this machine, which is all of its nodes."""
+    array, _, task = job.partition("_")
+    wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"} if task else {f"SLURM_JOB_ID={job}"}
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                here = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            array, _, task = job.partition("_")
-            wanted = [f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"] if task else [f"SLURM_JOB_ID={job}"]
-            if b"submitit.core._submit" in words and b"-m" in words and b"sh" not in words[0].split(b"/")[-1:] \
-                    and all(w.encode() in here for w in wanted) and any(w.startswith(b"SLURM_PROCID=") for w in here) \
-                    and b"python" in words[0]:  # fmt: skip
-                found.append(int(entry.name))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text().split("\0")
+            here = set((process / "environ").read_text().split("\0"))
+        except (OSError, UnicodeDecodeError):
+            continue
+        # srun's children; not the shell around them, nor the batch script, which has no rank
+        ranked = any(word.startswith("SLURM_PROCID=") for word in here)
+        if "python" in words[0] and "submitit.core._submit" in words and ranked and wanted <= here:
+            found.append(int(process.name))
     return found
 
 
