@@ -223,7 +223,7 @@ def _check_on_grid(recipe: Recipe, place: str) -> None:
         drawn = registry.build("masker", recipe.masker)(8, (side, side), torch.Generator().manual_seed(0))
         tokenizer = registry.build("tokenizer", recipe.tokenizer)
         if tokenizer.trained:
-            with torch.device("meta"):
+            with torch.random.fork_rng(devices=[]):  # not on the device "meta": its random numbers import half of torch
                 tokenizer.build(Patches(side, side, recipe.encoder.patch))
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
