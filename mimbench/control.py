@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from mimbench.errors import UserError
+from mimbench.files import side_by_side
 from mimbench.seen import Seen, log_files, look, runs_of
 from mimbench.slurm import queue
 from mimbench.store import RunFolder, Store
@@ -31,11 +32,10 @@ def cancel(store: Store, grid: str | None) -> Iterator[str]:
         seen, warning = look(store, runs)
         if warning:
             raise UserError(warning)
-        ours = {one.name: one.job for one in seen.values() if one.alive}
-        # the children first: a parent's end would have SLURM cancel them under another name
-        for run, job in reversed(ours.items()):
-            store.run(run).note_submission({**store.run(run).submission(), "job": None, "cancelled": job})
-        queue.cancel(job for job in ours.values() if job)
+        ours = [one for one in seen.values() if one.alive and one.job]
+        # noted first: where a parent goes before its child, SLURM has other names for the child's end
+        side_by_side(lambda one: one.folder.note_submission({"cancelled": one.job}), ours)
+        queue.cancel(one.job for one in ours if one.job)
         yield f"{name} at scale {scale}: {len(ours)} jobs cancelled; what is finished stays, `mimbench retry` goes on"
         for one in seen.values():
             if one.state == "running" and not one.job:

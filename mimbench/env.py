@@ -59,9 +59,9 @@ def git() -> dict[str, Any] | None:
         return None
 
     def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20
-        ).stdout.strip()
+        # without locks: a process that is killed while git looks would leave one behind, and the checkout locked
+        command = ["git", "--no-optional-locks", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
 
     try:
         return {

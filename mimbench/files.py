@@ -10,11 +10,14 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mimbench.errors import UserError
+
+T = TypeVar("T")
 
 
 def canonical(value: Any) -> str:
@@ -55,6 +58,13 @@ def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bo
 
 def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
     return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
+
+
+def side_by_side(write: Callable[[T], object], items: Iterable[T]) -> None:
+    """Write for each item. Threads wait for the disk together, which takes a shared file system a tenth of the time."""
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(write, items):
+            pass  # an exception of one is raised here
 
 
 def read_json(path: Path) -> dict[str, Any]:

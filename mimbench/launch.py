@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mimbench.errors import ProcessDied
-from mimbench.files import write_json
+from mimbench.files import side_by_side, write_json
 from mimbench.plan import Plan, Planned
 from mimbench.store import RunFolder, Store, read_grid
 
@@ -239,9 +239,8 @@ def from_folders(names: Iterable[str], store: Store) -> dict[str, Planned]:
 def prepare(plan: Plan, store: Store) -> None:
     """Write down what will be computed. A folder holding something else under a name stops everything here."""
     store.check_writable()
-    for run in plan.runs.values():
-        folder = store.run(run.name)
-        folder.create(run.spec)
+    side_by_side(lambda run: store.run(run.name).create(run.spec), plan.runs.values())
+    for folder in map(store.run, plan.runs):
         if folder.done():
             folder.result()  # a corrupt one is named now, not in the report
     merge_record(plan, store)

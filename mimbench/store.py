@@ -4,6 +4,7 @@ results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, fai
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
 results/reports/<name>.<scale>/     derived, deletable
 results/slurm/<job>/                scripts and first words of cluster jobs
+results/slurm/released/<array>      arrays that their submission let go, none of which it left behind held
 results/locks/<name>/               claims of what one process does at a time
 results/cache/                      data sets made or prepared here, deletable
 """
@@ -22,7 +23,7 @@ from typing import Any
 from mimbench import claim as claims
 from mimbench.claim import Claim, Judge, nobody
 from mimbench.errors import UserError
-from mimbench.files import canonical, fingerprint, read_json, stamp, write_json
+from mimbench.files import canonical, fingerprint, read_json, stamp, write_atomically, write_json
 
 WEIGHTS = "weights.pt"
 RUN_NAME = re.compile(r"^[a-z_]+-[0-9a-f]{12}$")
@@ -229,6 +230,13 @@ class Store:
             yield
         finally:
             held.release()
+
+    def note_released(self, array: str) -> None:
+        write_atomically(self.root / "slurm" / "released" / array, "")
+
+    def was_released(self, job: str) -> bool:
+        """Whether the submission of this job, or of the array it is a task of, came to its end."""
+        return (self.root / "slurm" / "released" / job.partition("_")[0]).exists()
 
     def grid_path(self, name: str, scale: str) -> Path:
         return self.root / "grids" / f"{name}.{scale}.json"

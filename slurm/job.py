@@ -21,6 +21,7 @@ from mimbench.stop import Stop
 from mimbench.store import RunFolder, Store
 
 TAKEN_SECONDS = 5.0  # between looks at a run that somebody else is at
+PATIENCE_SECONDS = 300.0  # before such a job gives its nodes back and is requeued, to look again later
 
 
 class Report:
@@ -90,9 +91,10 @@ def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> 
     if ranks.rank == 0:
         place = replace(place, progress=Progress(work))
     with process_group(ranks, work):
+        begun = time.monotonic()
         while execute(store, name, place, dead=_is_gone) == "taken":
-            if place.of_first_rank(stop.asked):
-                raise Interrupted("stopped while another process was at this run")
+            if place.of_first_rank(stop.asked or time.monotonic() - begun > PATIENCE_SECONDS):
+                raise Interrupted("another process is at this run")
             time.sleep(TAKEN_SECONDS)
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from mimbench import launch
 from mimbench.errors import UserError
+from mimbench.files import side_by_side
 from mimbench.plan import Planned
 from mimbench.seen import look
 from mimbench.slurm import queue
 from mimbench.slurm.job import Carry, Report
 from mimbench.slurm.profile import Profile, Request
-from mimbench.store import RunFolder, Store
+from mimbench.store import Store
 
 LOCK_SECONDS = 600  # another submission into the same results is waited for so long
 
@@ -146,10 +147,9 @@ def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> Non
 
 def _cancel_orphans(store: Store) -> None:
     """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
-    held = {job.id for job in queue.mine(_comment(store)).values() if job.reason == "JobHeldUser"}
-    if held:  # those that were released once are held by their user, for reasons of his own
-        sent = (facts for folder in store.all_runs() for facts in folder.submissions())
-        queue.cancel(held - {facts.get("job") for facts in sent if facts.get("released")})
+    held = [name for name, job in queue.mine(_comment(store)).items() if job.reason == "JobHeldUser"]
+    # those that were released once are held by their user, for reasons of his own
+    queue.cancel(name for name in held if not store.was_released(name))
 
 
 def _submit_group(
@@ -177,8 +177,8 @@ def _submit_group(
         outcome.refused.update(dict.fromkeys([run.name for run in runs], f"sbatch: {words}"))
         return
     ids = {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
-    for name, job in ids.items():
-        _note(store.run(name), job, profile, grid, released=False)
+    about = {"profile": profile.name, "grid": ".".join(grid)}
+    side_by_side(lambda item: store.run(item[0]).note_submission({"job": item[1], **about}), ids.items())
     try:
         unset = queue.set_dependencies({ids[name]: condition for name, condition in conditions.items() if condition})
         for run in runs:
@@ -187,11 +187,10 @@ def _submit_group(
                 outcome.refused[run.name] = "SLURM took no dependency on its parent's job, which may just have ended"
         array = jobs[0].job_id.partition("_")[0]
         queue.release(array)
+        store.note_released(array)
     except queue.QueueSilent as silent:  # they stay held; the next submission takes them out and starts afresh
         outcome.refused.update(dict.fromkeys([run.name for run in runs], f"held and not released: {silent}"))
         return
-    for name, job in ids.items():
-        _note(store.run(name), job, profile, grid, released=True)
     outcome.jobs.update(ids)
     if ids:
         outcome.arrays.append((array, group.kind, len(ids)))
@@ -200,10 +199,6 @@ def _submit_group(
 def _condition(run: Planned, outcome: Submitted) -> str:
     jobs = [job for p in run.parents if (job := outcome.jobs.get(p) or outcome.queued.get(p))]
     return "afterok:" + ":".join(jobs) if jobs else ""
-
-
-def _note(folder: RunFolder, job: str, profile: Profile, grid: tuple[str, str], *, released: bool) -> None:
-    folder.note_submission({"job": job, "profile": profile.name, "grid": ".".join(grid), "released": released})
 
 
 def _title(grid: tuple[str, str], kind: str) -> str:

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimbench.cli import main
-from mimbench.errors import UserError
+from mimbench.errors import Interrupted, UserError
 from mimbench.grid import load_grid
 from mimbench.launch import from_folders
 from mimbench.plan import Planned, make_plan
 from mimbench.seen import find_run, look, runs_of
-from mimbench.slurm import queue
+from mimbench.slurm import job, queue
+from mimbench.slurm.distributed import Ranks
 from mimbench.slurm.profile import known, load_profile
 from mimbench.slurm.submit import accumulation, check, groups, scripts
 from mimbench.status import _cell, status, why_lines
+from mimbench.stop import Stop
 from mimbench.store import Store, read_grid
 
 GRID = str(ROOT / "configs" / "ablations.yaml")
@@ -158,6 +160,18 @@ def test_a_run_that_was_sent_and_cannot_be_asked_after_is_said_to_be_so(planned,
     assert found[runs["pretrain"].name].state == "queued"
     assert "squeue did not answer" in warning
     assert any("squeue did not answer" in line for line in status(store).lines)
+
+
+def test_a_job_whose_run_is_taken_gives_its_nodes_back_after_a_while(planned, monkeypatch):
+    store, runs = planned
+    monkeypatch.setattr(job, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(job, "TAKEN_SECONDS", 0.05)
+    monkeypatch.setattr(Ranks, "here", lambda: Ranks(0, 0, 1))
+    held = runs["pretrain"].claim()
+    with pytest.raises(Interrupted, match="another process is at this run"):
+        job._carry_out(store, runs["pretrain"].name, Stop(), {})
+    assert not runs["pretrain"].attempts()
+    held.release()
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,26 @@ def test_two_submissions_at_once_do_each_run_once(cluster, results, tmp_path):
     assert set(attempts) == {1}
 
 
+def test_what_is_queued_is_not_submitted_again(cluster, results, tmp_path):
+    """Of 24 tasks too, of which squeue shows 23 where half of them wait for parents."""
+    blocker = slurm(
+        "sbatch", "--parsable", "--exclusive", "--nodes=3", "-o/dev/null", "--wrap=sleep 600"
+    ).stdout.strip()
+    words = ("--only", "beit", "--only", "scratch", "--seeds", "12")
+    try:
+        done = run_grid(results, write_profile(tmp_path), *words)
+        assert done.returncode == 0, done.stderr
+        again = run_grid(results, write_profile(tmp_path), *words)
+        assert again.returncode == 0, again.stderr
+        assert "submitted" not in again.stdout
+        assert f"{len(states(results))} runs are queued or running already" in again.stdout
+        assert set(states(results).values()) == {"queued"}
+        assert mimbench("cancel", "--results", results).returncode == 0
+    finally:
+        slurm("scancel", blocker)
+    assert settle(results).keys() == states(results).keys()
+
+
 def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
     cluster, results, tmp_path, monkeypatch
 ):
