@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     retry.add_argument("--failed", action="store_true", help="only what failed, and what waits for that")
     _place_options(retry)
     _results_option(retry)
-    retry.set_defaults(command="retry_runs")
+    retry.set_defaults(command="retry_runs", on=None)  # said by the user where the runs were once submitted
 
     doctor = commands.add_parser("doctor", help="whether this machine, or a cluster, can do the work")
     doctor.add_argument("--on", default="local", metavar="slurm:PROFILE", help="also through a short job")

@@ -43,7 +43,10 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            numbers = _numbers(self.path.parent)
+            try:
+                numbers = _numbers(self.path.parent)
+            except OSError:  # a file system that is away for a moment: the next beat tells
+                continue
             if not numbers or f"claim-{numbers[-1]}" != self.path.name:
                 self.lost = True  # we were silent too long and somebody took over: stop writing here
                 self._on_lost()

@@ -65,7 +65,7 @@ def run_grid(options: argparse.Namespace) -> int:
     grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:
         code = _print_plan(plan, store)
-        return print_scripts(plan.runs, grid, store, profile) if profile else code
+        return print_scripts(plan.runs, grid, store, profile, options) if profile else code
     from mimbench import launch
 
     if profile:
@@ -188,10 +188,10 @@ def cancel_jobs(options: argparse.Namespace) -> int:
 
 def retry_runs(options: argparse.Namespace) -> int:
     """Needs no grid file: what the runs compute, and of whom they descend, stands in their folders."""
-    from mimbench.control import records, to_retry
+    from mimbench.control import profile_of, records, to_retry
     from mimbench.seen import look
 
-    count, profile = where(options.on)
+    count, profile = where(options.on or "local")
     check_place(options)
     store, worst = Store(options.results), EXIT_OK
     for name, scale, names in records(store, options.grid):
@@ -199,6 +199,10 @@ def retry_runs(options: argparse.Namespace) -> int:
         if warning and profile:
             raise UserError(warning)
         chosen = to_retry(seen, options.failed)
+        if options.on is None and (sent := profile_of(seen, chosen)):
+            raise UserError(
+                f"{name} was submitted: say --on slurm:{sent}, or --on local to carry it out on this machine."
+            )
         print(f"{name} at scale {scale}: {len(chosen)} runs to try again", file=sys.stderr)
         if not chosen:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mimbench.errors import UserError
 from mimbench.files import side_by_side
@@ -34,12 +34,23 @@ def cancel(store: Store, grid: str | None) -> Iterator[str]:
             raise UserError(warning)
         ours = [one for one in seen.values() if one.alive and one.job]
         # noted first: where a parent goes before its child, SLURM has other names for the child's end
-        side_by_side(lambda one: one.folder.note_submission({"cancelled": one.job}), ours)
+        side_by_side(_note_cancelled, ours)
         queue.cancel(one.job for one in ours if one.job)
         yield f"{name} at scale {scale}: {len(ours)} jobs cancelled; what is finished stays, `mimbench retry` goes on"
         for one in seen.values():
             if one.state == "running" and not one.job:
                 yield f"  {one.name} {one.detail} is no job of a cluster: stop its `mimbench run grid` with Ctrl-C"
+
+
+def _note_cancelled(one: Seen) -> None:
+    sent = one.folder.submission()
+    one.folder.note_submission({"cancelled": one.job, "profile": sent.get("profile"), "grid": sent.get("grid")})
+
+
+def profile_of(seen: dict[str, Seen], names: Iterable[str]) -> str | None:
+    """The profile these runs were last submitted with, if any of them was."""
+    found = (seen[name].folder.submission().get("profile") for name in names)
+    return next((str(profile) for profile in found if profile), None)
 
 
 def to_retry(seen: dict[str, Seen], failed_alone: bool) -> list[str]:
@@ -74,5 +85,7 @@ def logs(store: Store, folder: RunFolder, follow: bool) -> Iterator[str]:
             if text:
                 yield text
         if over:
+            if not shown:  # it never began: what its job said
+                yield from logs(store, folder, follow=False)
             return
         time.sleep(FOLLOW_SECONDS)

@@ -81,7 +81,7 @@ def send(
     outcome = submit(runs, grid, store, profile, _place(options))
     for array, kind, tasks in outcome.arrays:
         ours = [run for name, run in runs.items() if name in outcome.jobs and run.kind == kind]
-        words = {w for run in ours if (w := accumulation(run.spec, profile.of(kind)))}
+        words = {w for run in ours if (w := accumulation(run.spec, profile.of(kind), options.micro_batch))}
         print("; ".join([f"submitted {kind}: job {array}, {tasks} {'run' if tasks == 1 else 'runs'}", *sorted(words)]))
     if outcome.queued:
         print(f"{len(outcome.queued)} runs are queued or running already")
@@ -107,7 +107,9 @@ def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile) -> int:
+def print_scripts(
+    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile, options: argparse.Namespace
+) -> int:
     from mimbench.slurm.submit import accumulation, scripts
 
     for group, script in scripts(runs, grid, store, profile):
@@ -116,7 +118,8 @@ def print_scripts(runs: dict[str, Planned], grid: tuple[str, str], store: Store,
             f"\n# {len(group.runs)} {group.kind} runs"
             + (f"; {parents} of them wait, each for its own parents" if parents else "")
         )
-        words = sorted({w for run in group.runs if (w := accumulation(run.spec, profile.of(group.kind)))})
+        request = profile.of(group.kind)
+        words = sorted({w for run in group.runs if (w := accumulation(run.spec, request, options.micro_batch))})
         print("".join(f"# {w}\n" for w in words) + script)
     return EXIT_OK
 

@@ -112,6 +112,8 @@ def progress_words(folder: RunFolder) -> str:
 
 def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | None) -> Seen:
     """What the queue knows better than the folder: who waits, and who is gone without a word."""
+    if alive is not None and alive.state == "COMPLETING" and _is_over(seen.folder, job):
+        alive = None
     if alive is not None and alive.waiting:
         return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job, alive=True)
     if alive is not None:
@@ -139,6 +141,13 @@ def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | 
     return replace(
         seen, state="failed", detail=f"job {job} ended {what} ({how})" + (f": {last}" if last else ""), job=job
     )
+
+
+def _is_over(folder: RunFolder, job: str) -> bool:
+    """Of a job that is ending: whether that is for good. One that was requeued looks the same, and comes back."""
+    if folder.submission().get("cancelled") == job:
+        return True
+    return folder.failed() and folder.last_attempt().get("slurm_job") == job
 
 
 def _reason(job: queue.Job) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from mimbench.errors import RunFailed
 from mimbench.files import read_json, write_json
@@ -67,10 +68,10 @@ def _incarnation() -> str:
     return f"{os.environ.get('SLURM_JOB_ID', os.getppid())}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
-def _meet(ranks: Ranks, note: Path) -> dist.TCPStore:
+def _meet(ranks: Ranks, note: Path) -> TCPStore:
     """Rank 0 listens on a port that is free and writes down which; the file also proves that the folder is shared."""
     if ranks.rank == 0:
-        store = dist.TCPStore(socket.gethostname(), 0, ranks.world, is_master=True, wait_for_workers=False)
+        store = TCPStore(socket.gethostname(), 0, ranks.world, is_master=True, wait_for_workers=False)
         write_json(note, {"host": socket.gethostname(), "port": store.port})
         return store
     end = time.monotonic() + MEET_SECONDS
@@ -84,4 +85,4 @@ def _meet(ranks: Ranks, note: Path) -> dist.TCPStore:
         with contextlib.suppress(OSError):
             os.listdir(note.parent)  # makes a network file system look again
     place = read_json(note)
-    return dist.TCPStore(place["host"], place["port"], ranks.world, is_master=False)
+    return TCPStore(place["host"], place["port"], ranks.world, is_master=False)

@@ -129,7 +129,9 @@ def _give_way(folder: RunFolder, grace: float) -> None:
         failure = RunFailed(
             f"stopped in order, but could not be requeued ({error}); `mimbench retry` goes on from there"
         )
-        folder.fail(folder.last_attempt()["stamp"], failure)
+        attempt = folder.last_attempt()
+        if attempt.get("slurm_job") == slurm_job():  # not that of another process, for which this job has waited
+            folder.fail(attempt["stamp"], failure)
         raise failure from error
     print("stopped in order and requeued" if requeued else "stopped in order; the cluster ends this job", flush=True)
 
@@ -153,15 +155,19 @@ def _requeue_if_running(seconds: float) -> bool:
 
 
 def _refuse_endless(folder: RunFolder, limits: dict[str, Any]) -> None:
-    """A run that is requeued again and again, or never gets a step further, is failed with that reason."""
-    count = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    """A run that is requeued again and again, or never gets a step further, is failed with that reason.
+
+    What counts are this job's starts of the run, not SLURM's restarts: it may have waited for another process at it.
+    """
+    starts = [a for a in folder.attempts() if a.get("slurm_job") == slurm_job()]
+    if not starts or folder.settled():
+        return
     reason = ""
-    if count > limits["max_requeues"]:
-        reason = f"requeued {count} times; the profile's max_requeues is {limits['max_requeues']}"
+    if len(starts) > limits["max_requeues"]:
+        reason = f"requeued {len(starts)} times; the profile's max_requeues is {limits['max_requeues']}"
     else:
-        starts = [a for a in folder.attempts() if a.get("slurm_job") == slurm_job()]
         alike = starts[-limits["fruitless"] :]
-        if count and len(alike) == limits["fruitless"] and len({tuple(a.get("found", ())) for a in alike}) == 1:
+        if len(alike) == limits["fruitless"] and len({tuple(a.get("found", ())) for a in alike}) == 1:
             from mimbench.run import furthest
 
             if furthest(folder) == alike[-1].get("found"):

@@ -59,6 +59,7 @@ class Request:
 @dataclass(frozen=True)
 class Profile:
     name: str
+    given: str  # a name or path, as it was typed after `slurm:`
     requests: dict[str, Request]
 
     def of(self, kind: str) -> Request:
@@ -83,7 +84,7 @@ def load_profile(name: str) -> Profile:
         merged = {**raw, **own, "extra": {**_mapping(raw, path, ""), **_mapping(own, path, f"kinds.{kind}.")}}
         place = f"{path}: kinds.{kind}" if own else f"{path}"
         requests[kind] = _checked(_request(merged, kind, own, place), kind, own, place)
-    return Profile(path.stem, requests)
+    return Profile(path.stem, name, requests)
 
 
 def _mapping(raw: dict[str, Any], path: Path, prefix: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mimbench.errors import RunFailed
 
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED")
+COMMENT = "mimbench:"  # how the comment of every job of ours begins
 SECONDS = 30  # a controller that is busy answers late
 
 
@@ -59,16 +60,16 @@ def _listed(ids: Iterable[str], columns: str) -> dict[str, list[str]]:
     """squeue's columns of those of these jobs that it knows.
 
     Asked by whole arrays, which is short. But of an array of which most tasks were given a dependency of their own squeue
-    leaves one task out (seen with 24 tasks in 22.05), unless it is named: so what is missing of a living array is.
+    leaves one task out (seen with 24 tasks in 22.05), unless it is named: so what is missing is.
     """
     wanted = set(ids)
-    found = _squeue({_array_of(job) for job in wanted}, columns)
-    living = {_array_of(job) for job in found}
-    found |= _squeue({job for job in wanted - found.keys() if _array_of(job) in living}, columns)
-    return {job: facts for job, facts in found.items() if job in wanted}
+    found = _squeue({array_of(job) for job in wanted}, columns)
+    found |= _squeue(wanted - found.keys(), columns)
+    # a number may be another cluster's, or that of a cluster that was set up anew: a stranger's job is none of ours
+    return {job: facts for job, (said, *facts) in found.items() if job in wanted and said.startswith(COMMENT)}
 
 
-def _array_of(job: str) -> str:
+def array_of(job: str) -> str:
     return job.partition("_")[0]
 
 
@@ -78,13 +79,13 @@ def _squeue(names: Iterable[str], columns: str) -> dict[str, list[str]]:
         # a second id, as squeue refuses a single one that it has forgotten and passes over one of several
         some = ",".join([*ordered[start : start + 500], "1"])
         try:
-            answer = ask("squeue", "--noheader", "--array", f"--jobs={some}", f"--format=%i|{columns}")
+            answer = ask("squeue", "--noheader", "--array", f"--jobs={some}", f"--format=%i|%k|{columns}")
         except QueueSilent as error:
             if "Invalid job id" in str(error):
                 continue
             raise
         for line in answer.splitlines():
-            job, *facts = line.split("|", columns.count("|") + 1)
+            job, *facts = line.split("|", columns.count("|") + 2)
             found[job] = facts
     return found
 
@@ -174,4 +175,4 @@ def limit_of_arrays() -> int:
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
     except QueueSilent:
         found = None
-    return int(found[1]) - 1 if found else 1000
+    return max(1, int(found[1]) - 1) if found else 1000

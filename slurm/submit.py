@@ -87,13 +87,13 @@ def batch_of(spec: dict[str, Any]) -> int | None:
     return int(spec["protocol"]["settings"].get("batch") or 0) or None
 
 
-def accumulation(spec: dict[str, Any], request: Request) -> str:
-    """How the batch of a step is put together, in words."""
-    batch = batch_of(spec)
-    if not batch or (request.world == 1 and not request.micro_batch):
+def accumulation(spec: dict[str, Any], request: Request, micro_batch: int | None = None) -> str:
+    """How the batch of a step is put together, in words; `micro_batch` as the command line has it."""
+    batch, most = batch_of(spec), micro_batch or request.micro_batch
+    if not batch or (request.world == 1 and not most):
         return ""
     share = batch // request.world
-    micro = min(request.micro_batch or share, share)
+    micro = min(most or share, share)
     return f"batch {batch} = {request.world} ranks x {-(-share // micro)} micro-batches of {micro}"
 
 
@@ -149,7 +149,7 @@ def _cancel_orphans(store: Store) -> None:
     """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
     held = [name for name, job in queue.mine(_comment(store)).items() if job.reason == "JobHeldUser"]
     # those that were released once are held by their user, for reasons of his own
-    queue.cancel(name for name in held if not store.was_released(name))
+    queue.cancel({queue.array_of(name) for name in held if not store.was_released(name)})
 
 
 def _submit_group(
@@ -177,13 +177,15 @@ def _submit_group(
         outcome.refused.update(dict.fromkeys([run.name for run in runs], f"sbatch: {words}"))
         return
     ids = {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
-    about = {"profile": profile.name, "grid": ".".join(grid)}
+    about = {"profile": profile.given, "grid": ".".join(grid)}
     side_by_side(lambda item: store.run(item[0]).note_submission({"job": item[1], **about}), ids.items())
     try:
         unset = queue.set_dependencies({ids[name]: condition for name, condition in conditions.items() if condition})
         for run in runs:
             if ids[run.name] in unset and not all(store.run(p).settled() for p in run.parents):
-                queue.cancel([ids.pop(run.name)])
+                job = ids.pop(run.name)
+                queue.cancel([job])
+                store.run(run.name).note_submission({"cancelled": job, **about})
                 outcome.refused[run.name] = "SLURM took no dependency on its parent's job, which may just have ended"
         array = jobs[0].job_id.partition("_")[0]
         queue.release(array)
@@ -225,12 +227,12 @@ def job_options(spec: dict[str, Any], request: Request, options: dict[str, Any])
            "checkpoint_seconds": request.checkpoint_seconds, **{k: v for k, v in options.items() if v is not None}}  # fmt: skip
     limits = {"grace": request.grace_seconds, "max_requeues": request.max_requeues,
               "fruitless": request.fruitless}  # fmt: skip
-    return {"place": own, "limits": limits, "says": accumulation(spec, request)}
+    return {"place": own, "limits": limits, "says": accumulation(spec, request, own["micro_batch"])}
 
 
 def _comment(store: Store) -> str:
     """How jobs of this results folder know one another."""
-    return f"mimbench:{store.root.resolve()}"
+    return f"{queue.COMMENT}{store.root.resolve()}"
 
 
 def parameters(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -279,6 +281,7 @@ def scripts(
     for group in groups(launch.wanted(runs, store), 1000):
         request = profile.of(group.kind)
         asked = parameters(store, request, _title(grid, group.kind), {"hold": True})
-        command = f"{python_command(request)} -u -m submitit.core._submit {folder_of(store)}"
-        count = {"map_count": len(group.runs)} if len(group.runs) > 1 else {}
-        yield group, _make_sbatch_string(command=command, folder=folder_of(store), **asked, **count)
+        if len(group.runs) > 1:
+            asked["map_count"] = len(group.runs)
+        command = f"{python_command(request)} -u -m submitit.core._submit {shlex.quote(str(folder_of(store)))}"
+        yield group, _make_sbatch_string(command=command, folder=folder_of(store), **asked)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimbench.cli import main
-from mimbench.errors import Interrupted, UserError
+from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.grid import load_grid
 from mimbench.launch import from_folders
 from mimbench.plan import Planned, make_plan
@@ -172,6 +172,42 @@ def test_a_job_whose_run_is_taken_gives_its_nodes_back_after_a_while(planned, mo
         job._carry_out(store, runs["pretrain"].name, Stop(), {})
     assert not runs["pretrain"].attempts()
     held.release()
+
+
+def test_waiting_for_another_process_is_no_fruitless_start(planned, monkeypatch):
+    """Only this job's own starts of the run count against its limits, however often SLURM restarted it."""
+    folder, limits = planned[1]["pretrain"], {"max_requeues": 2, "fruitless": 9}
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "99")
+    folder.begin_attempt({"slurm_job": "5"})
+    job._refuse_endless(folder, limits)
+    for _ in range(3):
+        folder.begin_attempt({"slurm_job": "17"})
+    with pytest.raises(RunFailed, match="requeued 3 times"):
+        job._refuse_endless(folder, limits)
+    assert "max_requeues is 2" in folder.last_failure()["message"]
+
+
+def test_a_task_that_squeue_shows_only_by_name_is_found_and_a_strangers_job_is_not(monkeypatch):
+    said = {"17": "17_0|mimbench:/r|PENDING|None|\n", "18": "18|their own|RUNNING|None|n1\n",
+            "17_1": "17_1|mimbench:/r|PENDING|Priority|\n"}  # fmt: skip
+
+    def ask(*words):
+        names = next(w for w in words if w.startswith("--jobs=")).removeprefix("--jobs=").split(",")
+        return "".join(said.get(name, "") for name in names)
+
+    monkeypatch.setattr(queue, "ask", ask)
+    assert queue.queued(["17_0", "17_1", "18"]).keys() == {"17_0", "17_1"}
+
+
+@pytest.mark.parametrize("over", [{"cancelled": "17_3"}, {"job": "17_3"}])
+def test_a_job_that_is_ending_is_queued_only_if_it_comes_back(planned, monkeypatch, over):
+    folder = planned[1]["pretrain"]
+    folder.note_submission(over)
+    monkeypatch.setattr(queue, "queued", lambda ids: {"17_3": queue.Job("17_3", "COMPLETING", "None", "n4")})
+    monkeypatch.setattr(queue, "ended", lambda ids: {})
+    one = look(planned[0], [folder.name])[0][folder.name]
+    assert (one.state, one.alive) == (("planned", False) if "cancelled" in over else ("running", True))
 
 
 @pytest.mark.parametrize(

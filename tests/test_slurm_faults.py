@@ -109,6 +109,8 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
     status = mimbench("status", "--results", results).stdout
     assert "before it began" in status
     assert "no submitit on the nodes" in status
+    one = next(iter(states(results)))
+    assert "no submitit on the nodes" in mimbench("logs", one, "-f", "--results", results).stdout
     again = mimbench("retry", "--failed", "--results", results, "--on", write_profile(tmp_path))
     assert again.returncode == 0, again.stderr
     assert set(settle(results).values()) == {"done"}
@@ -231,7 +233,16 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
     assert found[folder.name] == "stopped"
     assert set(found.values()) == {"stopped", "planned"}
     assert (folder.work / "checkpoint.pt").exists()  # it saved before it went
-    assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
+    again = mimbench("retry", "--results", results)
+    assert again.returncode == 2
+    assert "was submitted: say --on slurm:" in again.stderr  # not on the login node unawares
+    on = ("--on", write_profile(tmp_path))
+    assert mimbench("retry", "--results", results, *on).returncode == 0
+    until(lambda: states(results)[folder.name] == "running" and len(folder.attempts()) == 2)
+    until(lambda: (folder.work / "progress.json").exists())
+    assert mimbench("cancel", "--results", results).returncode == 0
+    # at once, while the cancelled jobs are still ending: what was to wait for them waits for the new ones
+    assert mimbench("retry", "--results", results, *on).returncode == 0
     assert set(settle(results).values()) == {"done"}
 
 

@@ -91,11 +91,13 @@ CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.%' IDENTIFIED BY 'slurm';
 GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.%';
 END
   fi
+  # job numbers go on where an earlier cluster ended, for results still speak of its jobs; they grow by 100 a minute.
   # one address and several ports: distinct loopback addresses break srun. No cgroups, no core binding: this is a trial
   cat >"$SLURM_CONF" <<END
 ClusterName=trial
 SlurmctldHost=controller(127.0.0.1)
 SlurmctldPort=$port
+FirstJobId=$(($(date +%s) / 60 % 600000 * 100 + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
