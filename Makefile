@@ -27,12 +27,13 @@ ablations: setup
 
 # three processes on two cores: two of them begin with the tests on SLURM, which wait a lot. A file stays in one process
 test: setup-test
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 lint: setup-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy slurm registries  # mapped into the package, where mypy does not follow
 
 check: lint test
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def _parse_set(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: must be written key.path=value.")
     try:
         parsed = parse(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 2020-13-45 is no date
         raise UserError(f"--set {text}: the value is not readable as YAML.") from error
     if not key.startswith("protocols.") and key.split(".")[0] not in RECIPE_KEYS:
         raise unknown("--set", "key", key, (*RECIPE_KEYS, "protocols"))
@@ -213,12 +214,16 @@ def _row(
     types = Layers()
     types.add(layers.value, "")
     types.add(own, "")
-    _add_part_sizes(layers, own, types.value, scale, scale_path)
+    _add_part_sizes(layers, PART_KINDS, types.value, scale, scale_path)
     layers.add(own, f"{place}.")
-    for key, value in sets:
-        nested: dict[str, Any] = {}
-        _put(nested, key, value, "--set")
-        layers.add(nested, "--set ")
+    nested: list[dict[str, Any]] = [{} for _ in sets]
+    for layer, (key, value) in zip(nested, sets, strict=True):
+        _put(layer, key, value, "--set")
+        types.add(layer, "")
+    retyped = [kind for kind in PART_KINDS if _type_of(types.value, kind) != _type_of(layers.value, kind)]
+    _add_part_sizes(layers, retyped, types.value, scale, scale_path)
+    for layer in nested:
+        layers.add(layer, "--set ")
     try:
         recipe = recipe_from(layers.value)
     except UserError as error:
@@ -231,7 +236,7 @@ def _row(
 
 
 def _add_part_sizes(
-    layers: Layers, own: dict[str, Any], final: dict[str, Any], scale: dict[str, Any], scale_path: Path
+    layers: Layers, kinds: Iterable[str], final: dict[str, Any], scale: dict[str, Any], scale_path: Path
 ) -> None:
     """What the scale says of the parts this row ends up with: `parts: {masker: {blockwise: {min_block: 4}}}`."""
     sizes = scale.get("parts") or {}
@@ -242,11 +247,16 @@ def _add_part_sizes(
             raise unknown(f"{scale_path}: parts", "kind of part", kind, PART_KINDS)
         for name in by_type:
             registry.part_class(kind, str(name), f"{scale_path}: parts.{kind}")
-        chosen = final.get(kind, {}).get("type") if isinstance(final.get(kind), dict) else None
-        if isinstance(chosen, str) and chosen in by_type:
-            if layers.value.get(kind, {}).get("type") != chosen:
+        chosen = _type_of(final, kind)
+        if kind in kinds and isinstance(chosen, str) and chosen in by_type:
+            if _type_of(layers.value, kind) != chosen:
                 layers.add({kind: {"type": chosen}}, "")
             layers.add({kind: by_type[chosen]}, f"{scale_path}: parts.")
+
+
+def _type_of(recipe: dict[str, Any], kind: str) -> Any:
+    part = recipe.get(kind)
+    return part.get("type") if isinstance(part, dict) else None
 
 
 def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) -> Evaluation:

@@ -92,6 +92,7 @@ def make_plan(grid: Grid) -> Plan:
             raise UserError(f"--set protocols.{name}: the grid has the protocols {', '.join(grid.protocols)}.")
     place = f"{grid.config}: protocols"
     columns = [protocols.load(p, grid.protocol_scale, place, overrides.get(p), precision) for p in grid.protocols]
+    _check_crop(columns, grid)
     plan = Plan(grid, columns, rows={row.name: {} for row in grid.rows})
     for row in grid.rows:
         check_pairing(row, grid)
@@ -105,6 +106,16 @@ def make_plan(grid: Grid) -> Plan:
         for row in chosen:
             plan.rows[row.name][seed] = _plan_row(plan, row, seed, bases[row.name], evaluations)
     return plan
+
+
+def _check_crop(columns: list[protocols.ProtocolSpec], grid: Grid) -> None:
+    """An encoder's positions are not stretched yet: what was pre-trained at a size is evaluated at that size."""
+    size = grid.evaluation.data.size
+    for column in columns:
+        if column.settings.get("crop") not in (None, size):
+            raise UserError(
+                f"--set protocols.{column.name}.crop: must be {size}, the size of the pre-training images, or null."
+            )
 
 
 def _resolved(config: Any, precision: str) -> dict[str, Any]:
@@ -213,6 +224,11 @@ def check_pairing(row: Row, grid: Grid) -> None:
             )
     check_counts(recipe.data, {"train": recipe.data.images}, f"{place}: data.images")
     check_counts(recipe.data, {"train": recipe.tokenizer_training.images}, f"{place}: tokenizer_training.images")
+    crop = recipe.tokenizer_training.crop
+    if crop is not None and (crop < 1 or crop % recipe.encoder.patch):
+        raise UserError(
+            f"{place}: tokenizer_training.crop: {crop} is no multiple of the patch of {recipe.encoder.patch} pixels."
+        )
     _check_on_grid(recipe, place)
 
 

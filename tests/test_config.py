@@ -51,6 +51,15 @@ def test_another_type_takes_none_of_the_former_types_arguments(tmp_path):
     assert "min_block" not in grid.rows[1].recipe.masker
 
 
+def test_a_part_that_is_set_has_the_scales_size_in_every_row(tmp_path):
+    """Whether a row had another type there before or not."""
+    rows = load_grid(written(tmp_path), sets=("masker=blockwise",)).rows
+    assert [row.recipe.masker["min_block"] for row in rows] == [4, 4]
+    own = [{"name": "a", "masker": {"min_block": 2}}, {"name": "b", "masker": "random"}]
+    rows = load_grid(written(tmp_path, rows=own), sets=("masker.type=blockwise", "masker.exact=true")).rows
+    assert [(row.recipe.masker["min_block"], row.recipe.masker["exact"]) for row in rows] == [(2, True), (4, True)]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -129,11 +138,16 @@ def test_axes_span_rows(tmp_path):
         ("protocols.knn.temperature=-1", "not be negative"),
         ("protocols.finetune.precision=bf61", "Did you mean 'bf16'"),
         ("protocols.finetune.batch=0", "at least 1"),
+        ("protocols.segmentation.crop=banana", "must be an integer"),
+        ("protocols.segmentation.crop=16", "must be 32, the size of the pre-training images"),
+        ("protocols.segmentation.resize=3", "must be a list"),
+        ("tokenizer_training.crop=15", "no multiple of the patch"),
+        ("data.name=2020-13-45", "not readable as YAML"),
     ],
 )
 def test_a_wrong_protocol_setting_is_refused(tmp_path, setting, words):
     with pytest.raises(UserError, match=words):
-        make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune"]), sets=(setting,)))
+        make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune", "segmentation"]), sets=(setting,)))
 
 
 def test_a_protocol_setting_takes_its_defaults_type(tmp_path):

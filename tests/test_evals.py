@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.special import log_softmax
 
 from mimbench import protocols
 from mimbench.config import DataConfig, EncoderConfig
 from mimbench.data import ade
 from mimbench.data.images import load, load_masks
+from mimbench.errors import UserError
 from mimbench.evals import finetune, knn, linear_probe, segmentation
 from mimbench.evals.common import Subject, at_edge
 from mimbench.pretrain.fit import Place
@@ -135,7 +137,7 @@ def test_blocks_for_upernet_are_beits_at_its_sizes():
 
 def test_segmentation_data_lie_in_ade20ks_layout_and_say_what_the_masks_say(subject):
     root = ade.write_shapes(subject.data, subject.counts, subject.cache)
-    dataset = ade.dataset(root, "val", segmentation._pipeline(False, settings("segmentation"), 32))
+    dataset = ade.dataset(root, "val", segmentation._pipeline(False, settings("segmentation"), 32, True))
     assert len(dataset) == 32
     assert dataset.metainfo["classes"][0] == "ground"
     sample = dataset[3]
@@ -145,9 +147,53 @@ def test_segmentation_data_lie_in_ade20ks_layout_and_say_what_the_masks_say(subj
     assert np.array_equal(picture.transpose(1, 2, 0), load(subject.data, "val", subject.cache).source[3])
 
 
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """ADE20K's layout as it is published: images of many sizes, and no masks of the test images."""
+    rng = np.random.default_rng(2)
+    root = tmp_path / "scenes"
+    for split, count in (("training", 60), ("validation", 7)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            shape = (int(rng.integers(28, 60)), int(rng.integers(28, 60)))
+            for kind, array in (
+                ("images", rng.integers(0, 256, (*shape, 3))),
+                ("annotations", rng.integers(0, 4, shape)),
+            ):
+                suffix = "jpg" if kind == "images" else "png"
+                Image.fromarray(array.astype(np.uint8)).save(root / kind / split / f"ADE_{index:04d}.{suffix}")
+    (root / "classes.json").write_text('["wall", "sky", "tree"]')
+    monkeypatch.setenv("MIMBENCH_DATA", str(tmp_path))
+    return root
+
+
+def test_where_test_masks_are_not_public_the_learning_rate_is_chosen_on_held_out_training_images(scenes):
+    paths = {
+        split: [ade.dataset(scenes, split, []).get_data_info(i)["img_path"] for i in range(count)]
+        for split, count in (("labelled", 57), ("val", 3), ("test", 7))
+    }
+    assert all("/validation/" in path for path in paths["test"])
+    assert all("/training/" in path for path in (*paths["labelled"], *paths["val"]))
+    assert len({*paths["labelled"], *paths["val"]}) == 60
+    few = [ade.dataset(scenes, "labelled", [], 10).get_data_info(i)["img_path"] for i in range(10)]
+    assert set(few) < set(paths["labelled"])
+    assert few != paths["labelled"][:10]  # of the whole folder, not of its first scenes
+    with pytest.raises(UserError, match="8 test images asked for, 7 are there"):
+        ade.dataset(scenes, "test", [], 8)
+
+
+@pytest.mark.parametrize("resize", [None, [128, 32]])
+def test_photographs_of_many_sizes_are_segmented(subject, scenes, resize):
+    counts = {"labelled": 32, "val": 3, "test": None}
+    subject = replace(subject, segmentation_data="scenes", counts=counts)
+    measured = segmentation.evaluate(subject, settings("segmentation", resize=resize), Place())
+    assert 0 <= measured["metrics"]["miou"] <= 100
+
+
 def test_the_mean_iou_is_that_of_a_confusion_matrix(subject):
     root = ade.write_shapes(subject.data, subject.counts, subject.cache)
-    dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32))
+    dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32, True))
     model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32)
     measured = segmentation.measure(model, dataset, Place(), False)
     confusion = np.zeros((13, 13))

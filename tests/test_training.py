@@ -14,7 +14,7 @@ import torch
 from conftest import SMALL
 
 from mimbench.config import ScheduleConfig
-from mimbench.errors import Interrupted, RunFailed
+from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.grid import load_grid
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
@@ -97,6 +97,18 @@ class StopAt(Stop):
     def __call__(self, step: int, steps: int) -> None:
         if step == self.at:
             self.ask()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_and_fails_that_run(ablations, tmp_path, cache):
+    store = Store(tmp_path / "torn")
+    store.cache = cache
+    folder = planned(ablations, store)
+    folder.work.mkdir()
+    (folder.work / "checkpoint.pt").write_bytes(b"PK torn")
+    with pytest.raises(UserError, match=r"checkpoint\.pt: not readable as a checkpoint"):
+        execute(store, folder.name, Place())
+    assert "Move it away to begin again" in folder.last_failure()["message"]
+    assert folder.state() == "failed"
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])

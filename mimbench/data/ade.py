@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 
 from mimbench.config import DataConfig
 from mimbench.data import shapes
-from mimbench.data.images import load, load_masks
+from mimbench.data.images import EVERY_NTH_HELD_OUT, load, load_masks
 from mimbench.data.sampling import derive
+from mimbench.errors import UserError
 from mimbench.files import make_folder_once
 
 FOLDERS = {"labelled": "training", "val": "validation", "test": "test"}
@@ -46,15 +47,31 @@ def write_shapes(config: DataConfig, counts: dict[str, int | None], cache: Path)
 
 
 def dataset(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:
-    """mmsegmentation's ADE20KDataset over one split; classes as the folder's classes.json names them, else ADE20K's."""
-    folder = FOLDERS[split]
-    if not (root / "images" / folder).is_dir() and split == "test":
-        folder = "validation"  # ADE20K's test masks are not public
-    suffix = next(iter((root / "images" / folder).iterdir())).suffix
-    return _dataset_class(root)(
+    """mmsegmentation's ADE20KDataset over one split; classes as the folder's classes.json names them, else ADE20K's.
+
+    ADE20K's test masks are not public. Where there are none its validation images are the test, and of its training
+    images some are held out, for nothing may be chosen on the test.
+    """
+    own_test = (root / "annotations" / FOLDERS["test"]).is_dir()
+    folder = FOLDERS[split] if own_test else FOLDERS["val" if split == "test" else "labelled"]
+    files = [p for p in sorted((root / "images" / folder).glob("*")) if p.is_file()]
+    if not files:
+        raise UserError(f"{root / 'images' / folder}: holds no images.")
+    found = _dataset_class(root)(
         data_root=str(root), data_prefix={"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
-        img_suffix=suffix, pipeline=pipeline, indices=head,
+        img_suffix=files[0].suffix, pipeline=pipeline,
     )  # fmt: skip
+    chosen = list(range(len(found)))
+    if not own_test and split != "test":
+        chosen = [i for i in chosen if (i % EVERY_NTH_HELD_OUT == 0) == (split == "val")]
+    if head is not None and head > len(chosen):
+        raise UserError(f"{root}: {head} {split} images asked for, {len(chosen)} are there.")
+    if head is not None and head < len(chosen):  # neighbours by name may show one scene
+        order = np.random.default_rng(derive("segmentation folder", split)).permutation(len(chosen))
+        chosen = [chosen[i] for i in order[:head]]
+    if len(chosen) < len(found):
+        found.get_subset_(chosen)
+    return found
 
 
 def _dataset_class(root: Path) -> type[ADE20KDataset]:

@@ -24,6 +24,7 @@ SHAPES_COUNT = {"train": 20_000, "labelled": 1_000, "val": 1_000, "test": 2_000}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DATA_ROOT = "MIMBENCH_DATA"
 EVERY_NTH_HELD_OUT = 20  # of a folder's training images, for choosing hyper-parameters
+FOLDER_SPLITS = 2  # version of how a folder's files are dealt out to the splits
 
 
 class Images:
@@ -223,7 +224,7 @@ def _manifest(folder: Path) -> str:
 
 
 def _fingerprint_of(folder: Path, files: list[Path]) -> str:
-    lines = [f"{p.relative_to(folder)} {p.stat().st_size}" for p in files]
+    lines = [f"splits {FOLDER_SPLITS}", *(f"{p.relative_to(folder)} {p.stat().st_size}" for p in files)]
     return fingerprint(hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
@@ -234,8 +235,8 @@ def _load_folder(config: DataConfig, split: str) -> Images:
     if split in ("labelled", "val"):
         held_out = [i % EVERY_NTH_HELD_OUT == 0 for i in range(len(files))]
         files = [f for f, held in zip(files, held_out, strict=True) if held == (split == "val")]
-    if split != "test":  # class after class on disk: `head` must not take the first classes only
-        order = np.random.default_rng(derive("folder", split)).permutation(len(files))
-        files = [files[i] for i in order]
+    # class after class on disk: `head` must not take the first classes only
+    order = np.random.default_rng(derive("folder", split)).permutation(len(files))
+    files = [files[i] for i in order]
     labels = np.array([names.index(name) for _, name in files], np.int64)
     return Images([p for p, _ in files], labels, len(names), config)

@@ -83,7 +83,8 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
     head = {"num_classes": classes, "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.1}
     return EncoderDecoder(
         data_preprocessor={"type": SegDataPreProcessor, "mean": [255 * v for v in MEAN], "std": [255 * v for v in STD],
-                           "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255, "size": (size, size)},
+                           "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255, "size": (size, size),
+                           "test_cfg": {"size": (size, size)}},
         backbone={"type": _Placeholder},
         neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
         decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
@@ -100,7 +101,8 @@ class _Placeholder(nn.Module):
     """Stands where mmsegmentation builds a backbone from a config; ours is an object and is put in afterwards."""
 
 
-def _pipeline(train: bool, settings: dict[str, Any], size: int) -> list[dict[str, Any]]:
+def _pipeline(train: bool, settings: dict[str, Any], size: int, uniform: bool) -> list[dict[str, Any]]:
+    """`uniform`: all images have the size of the crops already, as the embedded ones."""
     load: list[dict[str, Any]] = [{"type": LoadImageFromFile}]
     masks: list[dict[str, Any]] = [{"type": LoadAnnotations, "reduce_zero_label": True}]
     pack: list[dict[str, Any]] = [{"type": PackSegInputs, "meta_keys": ("ori_shape", "img_shape", "pad_shape")}]
@@ -112,6 +114,7 @@ def _pipeline(train: bool, settings: dict[str, Any], size: int) -> list[dict[str
         augment.append(
             {"type": RandomResize, "scale": tuple(settings["resize"]), "ratio_range": (0.5, 2.0), "keep_ratio": True}
         )
+    if settings["resize"] or not uniform:
         augment.append({"type": RandomCrop, "crop_size": (size, size), "cat_max_ratio": 0.75})
     augment.append({"type": RandomFlip, "prob": 0.5})
     if settings["photometric"]:
@@ -121,8 +124,10 @@ def _pipeline(train: bool, settings: dict[str, Any], size: int) -> list[dict[str
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     root, size = _root(subject), settings["crop"] or subject.data.size
+    uniform = subject.segmentation_data == "shapes"
     splits = {
-        s: ade.dataset(root, s, _pipeline(s == "labelled", settings, size), subject.counts[s]) for s in ade.FOLDERS
+        s: ade.dataset(root, s, _pipeline(s == "labelled", settings, size, uniform), subject.counts[s])
+        for s in ade.FOLDERS
     }
     train, classes = splits["labelled"], splits["labelled"].metainfo["classes"]
 
@@ -159,15 +164,28 @@ def _root(subject: Subject) -> Path:
     return segmentation_root(subject.segmentation_data)
 
 
+def _alike(dataset: Any) -> Iterator[list[dict[str, Any]]]:
+    """Samples in order, as batches of one image size each, as mmsegmentation's preprocessor wants them."""
+    batch: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if batch and (len(batch) == BATCH or sample["inputs"].shape != batch[0]["inputs"].shape):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
 def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[str, Any]:
     """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in per cent."""
     network = model.model.eval()
     metric = IoUMetric(iou_metrics=["mIoU"], prefix="test")
     metric.dataset_meta = dataset.metainfo
-    for start in range(0, len(dataset), BATCH):
+    for samples_alike in _alike(dataset):
         place.breathe()
-        batch = pseudo_collate([dataset[i] for i in range(start, min(start + BATCH, len(dataset)))])
+        batch = pseudo_collate(samples_alike)
         data = network.data_preprocessor(batch, False)
         with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
             samples = network(**data, mode="predict")

@@ -57,8 +57,10 @@ class Objective(nn.Module):
 class Place:
     """Where a training runs. None of it changes what is computed, up to the order of sums.
 
-    One exception: noise that a model draws itself (drop path, dropout, a dVAE's Gumbel noise) follows from (seed, step, rank)
-    micro-batch by micro-batch, so another division of the batch draws other numbers of the same distribution.
+    Two exceptions. Noise that a model draws itself (drop path, dropout, a dVAE's Gumbel noise) follows from (seed, step, rank)
+    micro-batch by micro-batch, so another division of the batch draws other numbers of the same distribution. And what
+    is a function of a whole batch (a dVAE's uniformity term, UPerNet's batch norm) sees one micro-batch (batch norm: those
+    of all ranks).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -97,7 +99,10 @@ def learning_rate(schedule: ScheduleConfig, step: int) -> float:
 def parameter_groups(
     model: nn.Module, weight_decay: float, scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[dict[str, Any]]:
-    """No decay for biases, norms, tokens and positions; `scale` multiplies a parameter's learning rate."""
+    """No decay for biases, norms, tokens and position embeddings (relative positions decay, as in BEiT's code).
+
+    `scale` multiplies a parameter's learning rate.
+    """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -329,6 +334,10 @@ def fit(
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         trainee.step, trainee.loss_sum = state["step"], _share(state["loss_sums"], place)
+        if place.of_first_rank(trainee.step) != trainee.step:
+            raise RunFailed(
+                f"{checkpoint}: another step on this rank than on the first; does its node see an older file?"
+            )
     runner = _runner(trainee, optimizer, stream, schedule, folder, checkpoint, curve or folder / "curve.csv")
     runner.train()
     if place.rank == 0:

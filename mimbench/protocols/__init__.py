@@ -19,7 +19,7 @@ from mimbench.files import fingerprint
 NAMES = ("finetune", "linear_probe", "knn", "segmentation")
 
 
-MAY_BE_NONE = ("clip", "crop", "resize")
+MAY_BE_NONE: dict[str, Any] = {"clip": float, "crop": int, "resize": list[int]}  # and what they are otherwise
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,17 @@ def load(
     for key, value in (overrides or {}).items():
         if key not in settings:
             raise unknown("--set", f"setting of protocol '{name}'", key, settings)
-        value = _like(settings[key], value, key in MAY_BE_NONE, f"--set protocols.{name}.{key}")
-        settings[key] = value
+        settings[key] = _like(settings[key], value, MAY_BE_NONE.get(key), f"--set protocols.{name}.{key}")
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)
 
 
-def _like(default: Any, value: Any, optional: bool, place: str) -> Any:
-    """`value` in the type of the default: a list keeps the type of its elements, a number must not be negative."""
+def _like(default: Any, value: Any, optional: Any, place: str) -> Any:
+    """`value` in the type of the default: a list keeps the type of its elements, a number must not be negative.
+
+    `optional`: the type of a setting that may also be None.
+    """
     if value is None and optional:
         return None
     if isinstance(default, list):
@@ -73,7 +75,7 @@ def _like(default: Any, value: Any, optional: bool, place: str) -> Any:
         if not found:
             raise UserError(f"{place}: must hold at least one value.")
     elif default is None:
-        return value
+        found = coerce(optional, value, place)
     elif default in ("auto", "fp32", "bf16"):
         return coerce(Literal["auto", "fp32", "bf16"], value, place)
     else:

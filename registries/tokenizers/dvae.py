@@ -79,7 +79,7 @@ class DiscreteVAE(TrainedTokenizer):
             nn.Conv2d(self.hidden, grid.channels * stem**2, 1),
             nn.PixelShuffle(stem),
         )
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _down(self) -> list[nn.Module]:
         return [ConvBlock(self.hidden), nn.Conv2d(self.hidden, self.hidden, 2, stride=2)]

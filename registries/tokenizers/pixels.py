@@ -22,6 +22,9 @@ class Pixels(Tokenizer):
     target = "features"
     views = ("raw",)
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, normalize: bool = False) -> None:
         super().__init__()
         self.normalize = normalize
