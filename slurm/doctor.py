@@ -139,7 +139,7 @@ def cluster_lines(store: Store, profile: Profile, kind: str = "pretrain") -> Ite
     folder.mkdir(parents=True)
     begun = time.monotonic()
     try:
-        job = executor_of(store, request, "mimbench doctor").submit(Probe(str(folder))).job_id
+        job = executor_of(store, request, f"{queue.TITLE}doctor").submit(Probe(str(folder))).job_id
     except Exception as error:
         yield False, f"sbatch refused the job: {' '.join(str(error).split())}"
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mimbench.errors import RunFailed
 
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED")
-COMMENT = "mimbench:"  # how the comment of every job of ours begins
+TITLE = "mimbench "  # how the name of every job of ours begins
 SECONDS = 30  # a controller that is busy answers late
 
 
@@ -66,7 +66,7 @@ def _listed(ids: Iterable[str], columns: str) -> dict[str, list[str]]:
     found = _squeue({array_of(job) for job in wanted}, columns)
     found |= _squeue(wanted - found.keys(), columns)
     # a number may be another cluster's, or that of a cluster that was set up anew: a stranger's job is none of ours
-    return {job: facts for job, (said, *facts) in found.items() if job in wanted and said.startswith(COMMENT)}
+    return {job: facts for job, (title, *facts) in found.items() if job in wanted and title.startswith(TITLE)}
 
 
 def array_of(job: str) -> str:
@@ -79,7 +79,7 @@ def _squeue(names: Iterable[str], columns: str) -> dict[str, list[str]]:
         # a second id, as squeue refuses a single one that it has forgotten and passes over one of several
         some = ",".join([*ordered[start : start + 500], "1"])
         try:
-            answer = ask("squeue", "--noheader", "--array", f"--jobs={some}", f"--format=%i|%k|{columns}")
+            answer = ask("squeue", "--noheader", "--array", f"--jobs={some}", f"--format=%i|%j|{columns}")
         except QueueSilent as error:
             if "Invalid job id" in str(error):
                 continue

@@ -204,7 +204,7 @@ def _condition(run: Planned, outcome: Submitted) -> str:
 
 
 def _title(grid: tuple[str, str], kind: str) -> str:
-    return f"mimbench {'.'.join(grid)} {kind}"
+    return f"{queue.TITLE}{'.'.join(grid)} {kind}"
 
 
 def _submit_report(grid: tuple[str, str], store: Store, profile: Profile, outcome: Submitted) -> str | None:
@@ -232,7 +232,7 @@ def job_options(spec: dict[str, Any], request: Request, options: dict[str, Any])
 
 def _comment(store: Store) -> str:
     """How jobs of this results folder know one another."""
-    return f"{queue.COMMENT}{store.root.resolve()}"
+    return f"mimbench:{store.root.resolve()}"
 
 
 def parameters(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> dict[str, Any]:

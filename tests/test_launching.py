@@ -189,8 +189,8 @@ def test_waiting_for_another_process_is_no_fruitless_start(planned, monkeypatch)
 
 
 def test_a_task_that_squeue_shows_only_by_name_is_found_and_a_strangers_job_is_not(monkeypatch):
-    said = {"17": "17_0|mimbench:/r|PENDING|None|\n", "18": "18|their own|RUNNING|None|n1\n",
-            "17_1": "17_1|mimbench:/r|PENDING|Priority|\n"}  # fmt: skip
+    said = {"17": "17_0|mimbench a.tiny knn|PENDING|None|\n", "18": "18|their own|RUNNING|None|n1\n",
+            "17_1": "17_1|mimbench a.tiny knn|PENDING|Priority|\n"}  # fmt: skip
 
     def ask(*words):
         names = next(w for w in words if w.startswith("--jobs=")).removeprefix("--jobs=").split(",")
