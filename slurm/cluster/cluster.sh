@@ -147,6 +147,7 @@ as_host() {
 }
 
 start_accounting() {
+  local -x TMPDIR=$dir/run # two databases that are made at once would mix up their temporary tables, which have one name
   if [ ! -d "$dir/db/mysql" ]; then
     mariadb-install-db --no-defaults --user=root --datadir="$dir/db" --skip-test-db --auth-root-authentication-method=normal \
       >"$dir/log/mariadb-install.log" 2>&1 || fail "mariadb-install-db"
