@@ -270,8 +270,8 @@ def estimate(plan: Plan, store: Store) -> list[Estimate]:
         kinds.setdefault(run.kind, []).append(run)
     rows = []
     for kind, runs in kinds.items():
-        done = [r for r in runs if store.run(r.name).done()]
-        left = [r for r in runs if not store.run(r.name).done()]
+        finished = {r.name for r in runs if store.run(r.name).done()}
+        done, left = [r for r in runs if r.name in finished], [r for r in runs if r.name not in finished]
         recorded = [seconds for r in done[:20] if (seconds := _recorded(store.run(r.name))) is not None]
         each = sum(recorded) / len(recorded) if recorded else None
         seconds = sum(each if each is not None else _guess(r.spec, plan) for r in left)

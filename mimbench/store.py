@@ -52,7 +52,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
-        self.work = path / "work"
+
+    @property
+    def work(self) -> Path:
+        """What a training leaves to go on from, and its log."""
+        return self.path / "work"
 
     @property
     def kind(self) -> str:

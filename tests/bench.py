@@ -34,7 +34,7 @@ from mimbench.progress import Progress
 from mimbench.store import Store
 
 ROOT = Path(__file__).parent.parent
-BATCH, ROUNDS, STEPS = 64, 30, 100
+BATCH, ROUNDS, STEPS = 64, 30, 25
 MISSED: list[str] = []
 CONFIG = EncoderConfig(patch=4, dim=64, depth=4, heads=2)
 
@@ -183,7 +183,7 @@ def hooks_share(objective: torch.nn.Module, schedule: ScheduleConfig) -> float:
 
 
 def fit_ratio(new: Callable[[], Any], schedule: ScheduleConfig) -> float:
-    """A whole `fit` against the same steps on their own, three times in turn."""
+    """A whole `fit` against the same steps on their own."""
     raw = torch.rand(BATCH, 3, 32, 32)
 
     def whole() -> None:
@@ -198,7 +198,7 @@ def fit_ratio(new: Callable[[], Any], schedule: ScheduleConfig) -> float:
             trainee.step = step
             trainee.train_step({"raw": raw}, wrapper)
 
-    return ratio(interleaved(rounds=3, warm_up=1, whole=whole, bare=bare), "whole", "bare")
+    return ratio(interleaved(rounds=9, warm_up=1, whole=whole, bare=bare), "whole", "bare")
 
 
 def start_up() -> None:
