@@ -71,7 +71,7 @@ def run_grid(options: argparse.Namespace) -> int:
     if profile:
         from mimbench.slurm.submit import check
 
-        check(plan.runs, profile)
+        check(plan.runs, profile)  # before a folder is made
     launch.prepare(plan, store)
     if profile:
         return send(plan.runs, grid, store, profile, options)

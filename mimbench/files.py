@@ -61,7 +61,7 @@ def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
 
 
 def side_by_side(write: Callable[[T], object], items: Iterable[T]) -> None:
-    """Write for each item. Threads wait for the disk together, which takes a shared file system a tenth of the time."""
+    """Write for each item. Threads wait for the disk together, instead of one after the other."""
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(write, items):
             pass  # an exception of one is raised here

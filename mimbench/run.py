@@ -52,21 +52,15 @@ def _attempt(store: Store, folder: RunFolder, place: Place, claim: Claim | None)
     started = time.monotonic()
     before = _elapsed_before(folder)
     note_elapsed = lambda: _note_elapsed(folder, before + time.monotonic() - started)
-    attempt, broken = "", None
+    attempt = ""
     if claim is not None:
         claim.on_beat = note_elapsed  # so that an attempt that is killed has its cost counted too
-        try:
-            found = furthest(folder)
-        except UserError as error:
-            found, broken = [], error
         attempt = folder.begin_attempt(
             {**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world,
-             "micro_batch": place.micro_batch, "found": found}
+             "micro_batch": place.micro_batch, "found": furthest(folder)}
         )  # fmt: skip
     attempt = place.of_first_rank(attempt)
     try:
-        if broken is not None:
-            raise broken
         result, images = KINDS[spec["kind"]](store, folder, spec, place)
         seconds = before + time.monotonic() - started
         if place.rank == 0:
@@ -94,10 +88,10 @@ def furthest(folder: RunFolder) -> list[str]:
     found = [str(p.relative_to(folder.work)) for p in finished]
     for path in folder.work.rglob("checkpoint.pt"):
         try:
-            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]  # reads no tensor
-        except Exception as error:  # torch has many for a file that is none of its own
-            raise UserError(f"{path}: not readable as a checkpoint ({error}). Move it away to begin again.") from error
-        found.append(f"{path.relative_to(folder.work)} at step {step}")
+            where = f"at step {load_weights(path, lazily=True)['step']}"
+        except (UserError, KeyError, TypeError):  # torn, or not ours: the training says so when it comes to it
+            where = "that is not readable"
+        found.append(f"{path.relative_to(folder.work)} {where}")
     return sorted(found)
 
 

@@ -4,7 +4,7 @@ results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, fai
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
 results/reports/<name>.<scale>/     derived, deletable
 results/slurm/<job>/                scripts and first words of cluster jobs
-results/slurm/released/<array>      arrays that their submission let go, none of which it left behind held
+results/slurm/released/<array>      the submission of this array came to its end: what is held in it now its user holds
 results/locks/<name>/               claims of what one process does at a time
 results/cache/                      data sets made or prepared here, deletable
 """
@@ -238,9 +238,8 @@ class Store:
     def note_released(self, array: str) -> None:
         write_atomically(self.root / "slurm" / "released" / array, "")
 
-    def was_released(self, job: str) -> bool:
-        """Whether the submission of this job, or of the array it is a task of, came to its end."""
-        return (self.root / "slurm" / "released" / job.partition("_")[0]).exists()
+    def was_released(self, array: str) -> bool:
+        return (self.root / "slurm" / "released" / array).exists()
 
     def grid_path(self, name: str, scale: str) -> Path:
         return self.root / "grids" / f"{name}.{scale}.json"

@@ -147,9 +147,10 @@ def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> Non
 
 def _cancel_orphans(store: Store) -> None:
     """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
-    held = [name for name, job in queue.mine(_comment(store)).items() if job.reason == "JobHeldUser"]
+    mine = queue.mine(_comment(store)).items()
+    held = {queue.array_of(name) for name, job in mine if job.reason == "JobHeldUser"}
     # those that were released once are held by their user, for reasons of his own
-    queue.cancel({queue.array_of(name) for name in held if not store.was_released(name)})
+    queue.cancel(array for array in held if not store.was_released(array))
 
 
 def _submit_group(

@@ -105,9 +105,9 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_fails_that_run(ablations,
     folder = planned(ablations, store)
     folder.work.mkdir()
     (folder.work / "checkpoint.pt").write_bytes(b"PK torn")
-    with pytest.raises(UserError, match=r"checkpoint\.pt: not readable as a checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt: not readable as weights"):
         execute(store, folder.name, Place())
-    assert "Move it away to begin again" in folder.last_failure()["message"]
+    assert "Move it away to have them made again" in folder.last_failure()["message"]
     assert folder.state() == "failed"
 
 

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimbench.config import ScheduleConfig
 from mimbench.data.sampling import derive
-from mimbench.errors import Interrupted, RunFailed
+from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.files import write_atomically
 from mimbench.models.encoder import Encoder
 from mimbench.stop import Stop
@@ -387,5 +387,9 @@ def save_weights(state: Any, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    return torch.load(path, map_location=device, weights_only=True)
+def load_weights(path: Path, device: torch.device | str = "cpu", *, lazily: bool = False) -> dict[str, Any]:
+    """What `save_weights` wrote; `lazily` reads no tensor before it is used."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True, mmap=lazily)
+    except Exception as error:  # torch has many for a file that is none of its own
+        raise UserError(f"{path}: not readable as weights ({error}). Move it away to have them made again.") from error
