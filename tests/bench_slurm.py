@@ -39,7 +39,7 @@ def until(what: Callable[[], Any], seconds: float = 120) -> Any:
 
 def start_and_preemption(profile: str, results: Path) -> None:
     """One long pre-training: to its first step, and from a requeue back to where it was."""
-    words = ("run", "grid", str(ROOT / "tests" / "slurm_grid.yaml"), "--only", "pixels", "--set", "schedule.steps=1000000",
+    words = ("run", "grid", str(ROOT / "tests" / "short_grid.yaml"), "--only", "pixels", "--set", "schedule.steps=1000000",
              "--on", profile, "--results", str(results))  # fmt: skip
     begun = time.monotonic()
     command = mimbench(*words)

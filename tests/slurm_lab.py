@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from mimbench import cli
 from mimbench.seen import look, runs_of
 from mimbench.store import Store, read_grid
 
 ROOT = Path(__file__).parent.parent
-GRID = str(ROOT / "tests" / "slurm_grid.yaml")
+GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"
 QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "checkpoint_seconds": 1}
 
@@ -64,6 +67,14 @@ def rendered(tmp_path_factory):
     return tmp_path_factory.mktemp("rendered")
 
 
+@pytest.fixture(scope="session")
+def with_finetuning(tmp_path_factory):
+    """The grid with an evaluation that takes a while, can be interrupted, and goes on from what it has."""
+    path = tmp_path_factory.mktemp("grid") / "with_finetuning.yaml"
+    path.write_text(Path(GRID).read_text().replace("[knn]", "[finetune, knn]"))
+    return str(path)
+
+
 @pytest.fixture
 def results(tmp_path, rendered):
     return new_results(tmp_path / "results", rendered)
@@ -81,22 +92,31 @@ def write_profile(folder, **settings):
     return f"slurm:{path}"
 
 
-def mimbench(*words, **more):
+def mimbench(*words):
+    """A command in this process: the seconds of importing torch anew would be most of these tests' time."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        code = cli.main([str(word) for word in words])
+    return subprocess.CompletedProcess(words, code, said.getvalue(), complained.getvalue())
+
+
+def mimbench_process(*words):
+    """The command as one types it."""
     words = [sys.executable, "-m", "mimbench", *map(str, words)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, **more)
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run_grid(results, on, *words, grid=GRID):
     return mimbench("run", "grid", grid, "--results", results, "--on", on, *words)
 
 
-def states(results, name="slurm.smoke"):
+def states(results, name="short.smoke"):
     store = Store(results)
     names = runs_of(read_grid(store.root / "grids" / f"{name}.json"))
     return {n: seen.state for n, seen in look(store, names)[0].items()}
 
 
-def settle(results, seconds=300, name="slurm.smoke"):
+def settle(results, seconds=300, name="short.smoke"):
     """Until nothing runs or waits."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -107,7 +127,7 @@ def settle(results, seconds=300, name="slurm.smoke"):
     raise AssertionError(f"still moving after {seconds} s: {mimbench('status', '--results', results).stdout}")
 
 
-def tables(results, name="slurm.smoke"):
+def tables(results, name="short.smoke"):
     assert mimbench("report", "--results", results).returncode == 0
     return {p.name: p.read_bytes() for p in (results / "reports" / name).glob("table.*")}
 

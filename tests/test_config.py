@@ -202,7 +202,7 @@ def test_a_default_written_out_is_the_same_run(tmp_path):
     assert keys(long) == names
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lr=st.floats(1e-5, 1e-1), steps=st.integers(1, 10_000), betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
     clip=st.none() | st.floats(0.1, 9), order=st.randoms(use_true_random=False),
@@ -226,7 +226,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(key=st.sampled_from([*GRID, "axes", "primary", "reference", "title", "note"]), value=anything)
 def test_no_grid_file_gives_a_traceback(tmp_path_factory, key, value):
     folder = tmp_path_factory.mktemp("grids")
@@ -236,7 +236,7 @@ def test_no_grid_file_gives_a_traceback(tmp_path_factory, key, value):
         return
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     key=st.sampled_from([*RECIPE_KEYS, "base", "label", "paper"]),
     value=anything | st.dictionaries(st.sampled_from(["type", "ratio", "size", "steps", "patch", "lr"]), anything, max_size=3),

@@ -99,7 +99,7 @@ def graphs(draw):
     return runs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(runs=graphs(), most=st.integers(1, 7))
 def test_arrays_hold_one_kind_each_run_once_and_parents_first(runs, most):
     before = set()

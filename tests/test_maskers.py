@@ -19,7 +19,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(GRIDS, SEEDS, RATIOS, st.integers(1, 20), st.floats(0.1, 1.0))
 def test_blockwise_never_exceeds_its_count(grid, seed, ratio, min_block, aspect):
     mask = Blockwise(ratio=ratio, min_block=min_block, aspect=aspect)(9, grid, rng(seed))
@@ -28,7 +28,7 @@ def test_blockwise_never_exceeds_its_count(grid, seed, ratio, min_block, aspect)
     assert mask.sum(1).max() <= round(ratio * grid[0] * grid[1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(GRIDS, SEEDS, RATIOS)
 def test_exact_blockwise_reaches_its_count_and_keeps_the_blocks(grid, seed, ratio):
     blocks = Blockwise(ratio=ratio)(9, grid, rng(seed))
@@ -37,14 +37,14 @@ def test_exact_blockwise_reaches_its_count_and_keeps_the_blocks(grid, seed, rati
     assert (topped_up | ~blocks).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(GRIDS, SEEDS, RATIOS)
 def test_random_masks_exactly_its_count(grid, seed, ratio):
     mask = Random(ratio=ratio)(9, grid, rng(seed))
     assert (mask.sum(1) == round(ratio * grid[0] * grid[1])).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from([Blockwise(), Blockwise(exact=True), Random(), NoMask()]), GRIDS, SEEDS)
 def test_masks_follow_from_the_generator_alone(masker, grid, seed):
     one, other = rng(seed), rng(seed)

@@ -54,7 +54,7 @@ def test_a_strangers_part_enters_the_key_by_its_source(stranger):
     script = "from mimbench.registry import resolve; print(resolve('masker', 'strange_masks.Checkers', 'x')['origin'])"
     (stranger / "strange_masks.py").write_text(PART + "\n# changed\n")
     environment = {**os.environ, "PYTHONPATH": str(stranger)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=180)
     assert done.stdout.strip() not in ("", before["origin"]), done.stderr
 
 
@@ -82,7 +82,7 @@ def _installed(tmp_path, module):
 
 def _list(environment):
     words = [sys.executable, "-m", "mimbench.cli", "list", "maskers"]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def test_an_installed_part_is_listed_beside_ours(tmp_path):

@@ -233,7 +233,7 @@ def _write_forever(path):
         number += 1
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(delay=st.floats(0.0, 0.05))
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path_factory, delay):
     path = tmp_path_factory.mktemp("kill") / "value.json"
