@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import ROOT, mimbench
 
-from mimbench import cli
 from mimbench.seen import look, runs_of
 from mimbench.store import Store, read_grid
 
-ROOT = Path(__file__).parent.parent
 GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"
 QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "checkpoint_seconds": 1}
@@ -90,20 +86,6 @@ def write_profile(folder, **settings):
     path = folder / "profile.yaml"
     path.write_text(json.dumps({**QUICK, **settings}))
     return f"slurm:{path}"
-
-
-def mimbench(*words):
-    """A command in this process: the seconds of importing torch anew would be most of these tests' time."""
-    said, complained = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
-        code = cli.main([str(word) for word in words])
-    return subprocess.CompletedProcess(words, code, said.getvalue(), complained.getvalue())
-
-
-def mimbench_process(*words):
-    """The command as one types it."""
-    words = [sys.executable, "-m", "mimbench", *map(str, words)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run_grid(results, on, *words, grid=GRID):

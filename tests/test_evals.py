@@ -168,15 +168,17 @@ def scenes(tmp_path, monkeypatch):
     return root
 
 
+def _paths(dataset):
+    return [dataset.get_data_info(index)["img_path"] for index in range(len(dataset))]
+
+
 def test_where_test_masks_are_not_public_the_learning_rate_is_chosen_on_held_out_training_images(scenes):
-    paths = {
-        split: [ade.dataset(scenes, split, []).get_data_info(i)["img_path"] for i in range(count)]
-        for split, count in (("labelled", 57), ("val", 3), ("test", 7))
-    }
+    paths = {split: _paths(ade.dataset(scenes, split, [])) for split in ("labelled", "val", "test")}
+    assert {split: len(found) for split, found in paths.items()} == {"labelled": 57, "val": 3, "test": 7}
     assert all("/validation/" in path for path in paths["test"])
     assert all("/training/" in path for path in (*paths["labelled"], *paths["val"]))
     assert len({*paths["labelled"], *paths["val"]}) == 60
-    few = [ade.dataset(scenes, "labelled", [], 10).get_data_info(i)["img_path"] for i in range(10)]
+    few = _paths(ade.dataset(scenes, "labelled", [], 10))
     assert set(few) < set(paths["labelled"])
     assert few != paths["labelled"][:10]  # of the whole folder, not of its first scenes
     with pytest.raises(UserError, match="8 test images asked for, 7 are there"):

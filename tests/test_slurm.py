@@ -10,10 +10,9 @@ import signal
 import time
 
 import pytest
+from commands import mimbench, mimbench_process
 from slurm_lab import (
     GRID,
-    mimbench,
-    mimbench_process,
     new_results,
     run_grid,
     runs_of_kind,
@@ -144,7 +143,7 @@ def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
 # killed in every way
 
 
-LONG = ("--set", "schedule.steps=1500", "--set", "protocols.finetune.epochs=60")
+LONG = ("--set", "schedule.steps=1000", "--set", "protocols.finetune.epochs=40")
 
 
 def _running(results):

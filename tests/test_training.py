@@ -136,7 +136,7 @@ def _train_in_process(root, cache, name, workers):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bits(ablations, tmp_path, cache, workers):
-    sets = ("schedule.steps=400",)
+    sets = ("schedule.steps=250",)
     reference = trained(ablations, tmp_path, cache, "reference", Place(), *sets)
     store = Store(tmp_path / "killed")
     store.cache = cache
