@@ -30,10 +30,13 @@ until_true() { # until_true SECONDS WHAT COMMAND...
   done
 }
 
+runs() { # runs PID PROGRAM: still there, and still that program
+  grep -qsx "$2" "/proc/$1/comm" && ! grep -qs '^State:.*Z' "/proc/$1/status"
+}
+
 pid_of() { # pid_of NAME PROGRAM: the live process that NAME.pid speaks of, if it still is that program
   local pid
-  pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-  grep -qx "$2" "/proc/$pid/comm" 2>/dev/null && ! grep -q '^State:.*Z' "/proc/$pid/status" && echo "$pid"
+  pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && [ -n "$pid" ] && runs "$pid" "$2" && echo "$pid"
 }
 
 install_missing() {
@@ -184,13 +187,19 @@ node() { # start one node, also after it died
   pid_of "$1" slurmd >/dev/null || as_host "$1" slurmd -f "$SLURM_CONF" -N "$1" >>"$dir/log/$1.err" 2>&1 || fail "slurmd $1"
 }
 
-stop() { # stop NAME PROGRAM
-  local pid
-  pid=$(pid_of "$1" "$2") || return 0
-  kill "$pid"
-  for _ in $(seq 100); do [ -d "/proc/$pid" ] && grep -qsx "$2" "/proc/$pid/comm" || break; sleep 0.1; done
-  [ -d "/proc/$pid" ] && grep -qsx "$2" "/proc/$pid/comm" && ! grep -qs '^State:.*Z' "/proc/$pid/status" && kill -KILL "$pid"
-  rm -f "$dir/run/$1.pid"
+stop() { # stop NAME:PROGRAM...: all are asked, then waited for
+  local each pid
+  local -A pids=()
+  for each; do
+    pid=$(pid_of "${each%:*}" "${each#*:}") || continue
+    pids[$each]=$pid
+    kill "$pid" 2>/dev/null || true
+  done
+  for each in "${!pids[@]}"; do
+    for _ in $(seq 100); do runs "${pids[$each]}" "${each#*:}" || break; sleep 0.1; done
+    runs "${pids[$each]}" "${each#*:}" && kill -KILL "${pids[$each]}"
+    rm -f "$dir/run/${each%:*}.pid"
+  done
 }
 
 down() {
@@ -198,11 +207,11 @@ down() {
     timeout 10 squeue -h -o %A 2>/dev/null | sort -u | xargs -r timeout 20 scancel 2>/dev/null || true
     for _ in $(seq 75); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.2; done
   fi
-  for file in "$dir"/run/n*.pid; do [ -e "$file" ] && stop "$(basename "$file" .pid)" slurmd; done
-  stop slurmctld slurmctld
-  stop slurmdbd slurmdbd
-  stop mariadbd mariadbd
-  stop munged munged
+  local file daemons=(slurmctld:slurmctld)
+  for file in "$dir"/run/n*.pid; do [ -e "$file" ] && daemons+=("$(basename "$file" .pid):slurmd"); done
+  stop "${daemons[@]}"
+  stop slurmdbd:slurmdbd
+  stop mariadbd:mariadbd munged:munged
   rm -rf "$dir"/{state,spool,run,db,etc}
 }
 
