@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -33,8 +34,8 @@ def nobody(owner: dict[str, Any]) -> bool:
 class Claim:
     """A folder that is ours, until it is released or this process ends."""
 
-    def __init__(self, folder: Path, number: int, on_lost: Callable[[], None]) -> None:
-        self.path = folder / f"claim-{number}"
+    def __init__(self, path: Path, token: str, on_lost: Callable[[], None]) -> None:
+        self.path, self._token = path, token
         self._stop = threading.Event()
         self.lost, self._on_lost = False, on_lost
         self.on_beat: Callable[[], None] = lambda: None  # what else its owner wants noted now and then
@@ -44,10 +45,10 @@ class Claim:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                numbers = _numbers(self.path.parent)
+                ours = self._is_ours()
             except OSError:  # a file system that is away for a moment: the next beat tells
                 continue
-            if not numbers or f"claim-{numbers[-1]}" != self.path.name:
+            if not ours:
                 self.lost = True  # we were silent too long and somebody took over: stop writing here
                 self._on_lost()
                 return
@@ -55,10 +56,21 @@ class Claim:
                 os.utime(self.path)
                 self.on_beat()
 
+    def _is_ours(self) -> bool:
+        """By its token: once those who took over have released it, its number may be another's."""
+        numbers = _numbers(self.path.parent)
+        if not numbers or f"claim-{numbers[-1]}" != self.path.name:
+            return False
+        try:
+            return json.loads(self.path.read_text()).get("token") == self._token
+        except (FileNotFoundError, ValueError, AttributeError):
+            return False
+
     def release(self) -> None:
         self._stop.set()
-        if not self.lost:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not self.lost and self._is_ours():
+                self.path.unlink(missing_ok=True)
 
 
 def take(folder: Path, on_lost: Callable[[], None] = lambda: None, dead: Judge = nobody) -> Claim | None:
@@ -71,9 +83,9 @@ def take(folder: Path, on_lost: Callable[[], None] = lambda: None, dead: Judge =
     if numbers and _alive(folder / f"claim-{numbers[-1]}", dead):
         return None
     number = numbers[-1] + 1 if numbers else 0
-    pid = os.getpid()
+    pid, token = os.getpid(), secrets.token_hex(8)
     owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
-             "job": slurm_job()}  # fmt: skip
+             "job": slurm_job(), "token": token}  # fmt: skip
     if not write_json(folder / f"claim-{number}", owner, once=True):
         return None
     if _numbers(folder)[-1:] != [number]:  # others took it over since we looked
@@ -81,7 +93,7 @@ def take(folder: Path, on_lost: Callable[[], None] = lambda: None, dead: Judge =
         return None
     for old in numbers:
         (folder / f"claim-{old}").unlink(missing_ok=True)
-    return Claim(folder, number, on_lost)
+    return Claim(folder / f"claim-{number}", token, on_lost)
 
 
 def taken(folder: Path) -> bool:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
     from mimbench.grid import load_grid
     from mimbench.plan import make_plan
     from mimbench.report.published import lookup
@@ -54,13 +54,13 @@ def _plan(options: argparse.Namespace) -> Plan:
     for row in grid.rows:
         if row.paper:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
-    return make_plan(grid)
+    return make_plan(grid, on_gpus=on_gpus)
 
 
 def run_grid(options: argparse.Namespace) -> int:
     count, profile = where(options.on)
     check_place(options)
-    plan = _plan(options)
+    plan = _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
     store = Store(options.results)
     grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:
@@ -94,7 +94,9 @@ def _print_plan(plan: Plan, store: Store) -> int:
 
     rows = estimate(plan, store)
     grid = plan.grid
-    print(f"{grid.name} at scale {grid.scale}: {len(grid.rows)} rows x {len(grid.seeds)} seeds")
+    print(
+        f"{grid.name} at scale {grid.scale}: {len(grid.rows)} rows x {len(grid.seeds)} seeds; {plan.precision} where the precision is auto"
+    )
     print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'left, min of one process':>27}")
     for row in rows:
         basis = "measured" if row.measured else "estimated"

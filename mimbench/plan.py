@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from mimbench import env, protocols, registry
 from mimbench.config import EncoderConfig, Grid, Recipe, Row, as_spec
-from mimbench.data.images import check_counts, facts, segmentation_facts
+from mimbench.data import images
+from mimbench.data.images import segmentation_facts
 from mimbench.errors import UserError
 from mimbench.files import fingerprint
 from mimbench.parts import Grid as Patches
@@ -40,6 +42,7 @@ class Plan:
 
     grid: Grid
     columns: list[protocols.ProtocolSpec]
+    precision: str  # where it is `auto`
     runs: dict[str, Planned] = field(default_factory=dict)
     rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, whatever the seed
@@ -83,9 +86,27 @@ def describe(row: Row) -> str:
     return f"{recipe.tokenizer['type']}, {recipe.masker['type']} masking, {recipe.loss['type']} over {where} positions"
 
 
-def make_plan(grid: Grid) -> Plan:
-    """All runs of all rows and seeds. Raises before any compute where parts do not fit together."""
-    precision = "bf16" if env.bf16_pays() else "fp32"
+class DataSets:
+    """What is known of the data sets of one plan; a folder of a million images is listed once, not once a row."""
+
+    def __init__(self) -> None:
+        self.facts = functools.cache(images.facts)
+        self._counts = functools.cache(images.counts)
+
+    def check_counts(self, name: str, wanted: dict[str, int | None], place: str) -> None:
+        """Fail while planning where more images are asked for than there are."""
+        there = self._counts(name)
+        for split, count in wanted.items():
+            if count is not None and count > there[split]:
+                raise UserError(f"{place}: {count} {split} images asked for, {name} has {there[split]}.")
+
+
+def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
+    """All runs of all rows and seeds. Raises before any compute where parts do not fit together.
+
+    `on_gpus`: they will be carried out on GPUs, whatever this machine has: `precision: auto` is what pays there.
+    """
+    precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     overrides = grid.evaluation.overrides
     for name in overrides:
         if name not in grid.protocols:
@@ -93,11 +114,11 @@ def make_plan(grid: Grid) -> Plan:
     place = f"{grid.config}: protocols"
     columns = [protocols.load(p, grid.protocol_scale, place, overrides.get(p), precision) for p in grid.protocols]
     _check_crop(columns, grid)
-    plan = Plan(grid, columns, rows={row.name: {} for row in grid.rows})
+    plan, data = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}), DataSets()
     for row in grid.rows:
-        check_pairing(row, grid)
-    bases = {row.name: _base_specs(row, grid, precision) for row in grid.rows}
-    evaluations = _evaluation_specs(grid, columns)
+        check_pairing(row, grid, data)
+    bases = {row.name: _base_specs(row, grid, precision, data) for row in grid.rows}
+    evaluations = _evaluation_specs(grid, columns, data)
     chosen = [row for row in grid.rows if row.name in grid.chosen]
     for row in grid.rows:
         trained = bases[row.name] if row.recipe.pretrain else None
@@ -123,12 +144,12 @@ def _resolved(config: Any, precision: str) -> dict[str, Any]:
     return {**spec, "precision": precision} if spec["precision"] == "auto" else spec
 
 
-def _base_specs(row: Row, grid: Grid, precision: str) -> dict[str, dict[str, Any]]:
+def _base_specs(row: Row, grid: Grid, precision: str, sets: DataSets) -> dict[str, dict[str, Any]]:
     """The specs of a row's training runs without seed and parents."""
     recipe = row.recipe
-    data = {**as_spec(recipe.data), **facts(recipe.data)}
+    data = {**as_spec(recipe.data), **sets.facts(recipe.data)}
     training = _resolved(recipe.tokenizer_training, precision)
-    images = training.pop("images")
+    count = training.pop("images")
     shared = {"threads": grid.threads}
     parts = {k: getattr(recipe, k) for k in ("tokenizer", "masker", "loss", "decoder")}
     full = {
@@ -139,16 +160,16 @@ def _base_specs(row: Row, grid: Grid, precision: str) -> dict[str, dict[str, Any
     }
     return {
         "tokenizer": {"kind": "tokenizer", "version": TOKENIZER_VERSION, "tokenizer": recipe.tokenizer, "training": training,
-                      "patch": recipe.encoder.patch, "data": {**data, "images": images or data["images"]}, **shared},
+                      "patch": recipe.encoder.patch, "data": {**data, "images": count or data["images"]}, **shared},
         "pretrain": {"kind": "pretrain", "version": PRETRAIN_VERSION, "recipe": full, **shared},
     }  # fmt: skip
 
 
-def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec]) -> list[dict[str, Any]]:
+def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec], sets: DataSets) -> list[dict[str, Any]]:
     evaluation = grid.evaluation
-    data = {**as_spec(evaluation.data), **facts(evaluation.data)}
+    data = {**as_spec(evaluation.data), **sets.facts(evaluation.data)}
     counts = {"labelled": evaluation.labelled, "val": evaluation.val, "test": evaluation.test}
-    check_counts(evaluation.data, counts, f"scale {grid.scale}: evaluation")
+    sets.check_counts(evaluation.data.name, counts, f"scale {grid.scale}: evaluation")
     specs = []
     for column in columns:
         protocol = {
@@ -194,7 +215,7 @@ def _is_trained(tokenizer: dict[str, Any]) -> bool:
     return bool(registry.part_class("tokenizer", tokenizer["type"], "tokenizer").trained)
 
 
-def check_pairing(row: Row, grid: Grid) -> None:
+def check_pairing(row: Row, grid: Grid, sets: DataSets) -> None:
     """What cannot work together is said while planning, naming both parts."""
     recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
     if recipe.data.size != grid.evaluation.data.size:
@@ -222,8 +243,10 @@ def check_pairing(row: Row, grid: Grid) -> None:
                 f"{place}: encoder.masking 'drop' needs the same number of masked patches in every image; masker "
                 f"'{recipe.masker['type']}' does not give that. Use 'random', or 'blockwise' with exact: true."
             )
-    check_counts(recipe.data, {"train": recipe.data.images}, f"{place}: data.images")
-    check_counts(recipe.data, {"train": recipe.tokenizer_training.images}, f"{place}: tokenizer_training.images")
+    sets.check_counts(recipe.data.name, {"train": recipe.data.images}, f"{place}: data.images")
+    sets.check_counts(
+        recipe.data.name, {"train": recipe.tokenizer_training.images}, f"{place}: tokenizer_training.images"
+    )
     crop = recipe.tokenizer_training.crop
     if crop is not None and (crop < 1 or crop % recipe.encoder.patch):
         raise UserError(

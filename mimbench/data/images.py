@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -82,8 +83,15 @@ def _moved(images: np.ndarray, most: int, flipped: np.ndarray, draws: np.ndarray
 
 def normalise(raw: Tensor) -> Tensor:
     """The view `image` from the view `raw`: what an encoder sees."""
-    mean, std = (torch.tensor(v, device=raw.device, dtype=raw.dtype).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = _statistics(raw.device, raw.dtype)
     return (raw - mean) / std
+
+
+@functools.cache
+def _statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """MEAN and STD, once a device: carrying them there each step would make the step wait."""
+    with torch.inference_mode(False):  # whoever asks first, training uses them too
+        return tuple(torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (MEAN, STD))
 
 
 def _to_float(images: np.ndarray) -> Tensor:
@@ -160,12 +168,14 @@ def segmentation_root(name: str) -> Path:
     return folder
 
 
-def check_counts(config: DataConfig, wanted: dict[str, int | None], place: str) -> None:
-    """Fail while planning where more images are asked for than there are."""
-    if config.name == "shapes":
-        for split, count in wanted.items():
-            if count is not None and count > SHAPES_COUNT[split]:
-                raise UserError(f"{place}: {count} {split} images asked for, shapes has {SHAPES_COUNT[split]}.")
+def counts(name: str) -> dict[str, int]:
+    """How many images each split has."""
+    if name == "shapes":
+        return SHAPES_COUNT
+    train, test = (_files(_folder(name) / part) for part in ("train", "val"))
+    _class_names(train, test)
+    held_out = -(-len(train) // EVERY_NTH_HELD_OUT)
+    return {"train": len(train), "labelled": len(train) - held_out, "val": held_out, "test": len(test)}
 
 
 def load(config: DataConfig, split: str, cache: Path) -> Images:
@@ -218,6 +228,15 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
     return found
 
 
+def _class_names(train: list[tuple[Path, str]], test: list[tuple[Path, str]]) -> list[str]:
+    """The classes, as the folders in train/ are named; a test image of no such class could not be answered."""
+    names = {name for _, name in train}
+    for path, name in test:
+        if name not in names:
+            raise unknown(str(path.parent), "class, there are no training images of it", name, names)
+    return sorted(names)
+
+
 def _manifest(folder: Path) -> str:
     """A fingerprint of names and sizes: cheap, and enough to tell two versions of a data set apart."""
     return _fingerprint_of(folder, [p for split in ("train", "val") for p, _ in _files(folder / split)])
@@ -230,8 +249,10 @@ def _fingerprint_of(folder: Path, files: list[Path]) -> str:
 
 def _load_folder(config: DataConfig, split: str) -> Images:
     folder = _folder(config.name)
-    files = _files(folder / ("val" if split == "test" else "train"))
-    names = sorted({name for _, name in _files(folder / "train")})
+    files = train = _files(folder / "train")
+    if split == "test":
+        files = _files(folder / "val")
+    names = _class_names(train, files)
     if split in ("labelled", "val"):
         held_out = [i % EVERY_NTH_HELD_OUT == 0 for i in range(len(files))]
         files = [f for f, held in zip(files, held_out, strict=True) if held == (split == "val")]
