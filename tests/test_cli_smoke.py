@@ -79,6 +79,17 @@ def test_a_second_call_does_nothing_and_says_so(finished):
 
 
 @pytest.mark.slow
+def test_every_method_goes_the_whole_way(finished, tmp_path):
+    """BEiT from its tokenizer on, relative positions, MAE's dropped patches and decoder, SimMIM, and no training at all."""
+    results = tmp_path / "results"
+    link_cache(finished[0], results)
+    done = mimbench(results, "--seeds", "1", "--on", "local:2", grid="configs/methods.yaml")
+    assert done.returncode == 0, done.stderr
+    assert len(list((results / "runs").glob("*/result.json"))) == 1 + 4 + 5 * PROTOCOLS
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
 def test_adding_a_row_computes_that_row_alone(finished, tmp_path):
     results, _ = finished
     before = attempts(results)

@@ -12,9 +12,11 @@ from scipy import stats
 
 from mimbench.config import DataConfig
 from mimbench.data import images as module
-from mimbench.data.images import Images, facts, load, normalise
+from mimbench.data.images import Images, counts, facts, load, normalise
 from mimbench.data.sampling import BatchSampler, derive, uniforms
 from mimbench.errors import UserError
+from mimbench.grid import load_grid
+from mimbench.plan import make_plan
 
 
 @given(seed=st.integers(0, 2**62), epoch=st.integers(0, 10**6), index=st.integers(0, 10**7))
@@ -127,6 +129,22 @@ def test_a_folder_of_photographs_is_cut_into_splits_that_never_change(photograph
     assert splits["test"].plain([0, 5]).shape == (2, 3, 32, 32)
     for split in ("train", "labelled", "test"):  # the first few are of all classes
         assert set(splits[split].head(6).labels) == {0, 1}
+
+
+def test_what_a_plan_counts_is_what_there_is_to_load(photographs, tmp_path):
+    assert counts("pets") == {s: len(load(photographs, s, tmp_path)) for s in ("train", "labelled", "val", "test")}
+
+
+def test_a_class_of_the_test_that_training_lacks_is_named_while_planning(photographs, tmp_path):
+    (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "wolf")
+    with pytest.raises(UserError, match=r"val/dog: unknown class, .* 'dog'"):
+        counts("pets")
+
+
+def test_more_photographs_than_there_are_are_refused_while_planning(photographs, ablations):
+    sets = ("data.name=pets", "data.images=61")
+    with pytest.raises(UserError, match=r"row 'beit': data\.images: 61 train images asked for, pets has 60"):
+        make_plan(load_grid(ablations, seeds=1, scale="smoke", sets=sets))
 
 
 def test_a_changed_folder_has_another_fingerprint(photographs, tmp_path):

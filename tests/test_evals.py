@@ -109,11 +109,21 @@ def test_the_probe_comes_to_scipys_optimum_on_an_easy_problem():
 def test_nearest_neighbours_agree_with_a_loop():
     bank = torch.nn.functional.normalize(torch.randn(30, 6), dim=-1)
     queries, labels = torch.nn.functional.normalize(torch.randn(7, 6), dim=-1), torch.randint(0, 3, (30,))
-    votes = knn._votes(queries, bank, labels, 3, 5, 0.07)
-    for query, vote in zip(queries, votes, strict=True):
-        order = sorted(range(30), key=lambda i: -float(query @ bank[i]))[:5]
-        expected = [sum(np.exp(float(query @ bank[i]) / 0.07) for i in order if labels[i] == c) for c in range(3)]
-        assert np.allclose(vote.numpy(), expected, rtol=1e-3)
+    counts = [1, 5]
+    found = knn.votes(queries, bank, labels, 3, counts, 0.07)
+    for k, votes in zip(counts, found, strict=True):
+        for query, vote in zip(queries, votes, strict=True):
+            order = sorted(range(30), key=lambda i: -float(query @ bank[i]))[:k]
+            expected = [sum(np.exp(float(query @ bank[i]) / 0.07) for i in order if labels[i] == c) for c in range(3)]
+            assert np.allclose(vote.numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("protocol", "name"), [(knn, "QUERIES"), (linear_probe, "AT_A_TIME")])
+def test_answers_do_not_depend_on_how_many_are_asked_at_a_time(subject, monkeypatch, protocol, name):
+    frozen = settings(protocol.__name__.rpartition(".")[2])
+    whole = protocol.evaluate(subject, frozen, Place())
+    monkeypatch.setattr(protocol, name, 7)
+    assert protocol.evaluate(subject, frozen, Place()) == whole
 
 
 def test_an_optimum_at_the_edge_is_flagged():

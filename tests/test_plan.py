@@ -63,6 +63,17 @@ def test_another_mask_leaves_tokenizer_and_scratch_as_they_are(ablations):
     assert after.rows["beit"] == before.rows["recover-all"]
 
 
+def test_what_goes_to_gpus_is_planned_the_same_wherever_it_is_sent_from(ablations, monkeypatch):
+    """A login node has no GPU: it must not decide that the jobs compute in float32."""
+    grid, names = load_grid(ablations, seeds=1), set()
+    for pays in (True, False):
+        monkeypatch.setattr("mimbench.env.bf16_pays", lambda pays=pays: pays)
+        plan = make_plan(grid, on_gpus=True)
+        assert plan.precision == "bf16"
+        names.add(frozenset(plan.runs))
+    assert len(names) == 1
+
+
 @settings(max_examples=20)
 @given(first=st.integers(1, 4), second=st.integers(1, 4))
 def test_more_seeds_keep_every_run_of_fewer(ablations, first, second):

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -101,6 +102,22 @@ def test_a_run_is_claimed_once(tmp_path):
     again = RunFolder(folder.path).claim()
     assert again is not None
     again.release()
+
+
+def test_who_was_taken_over_takes_no_other_claim_for_its_own(tmp_path, monkeypatch):
+    """Once the one who took over has released it, the number is used again, by somebody else."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
+    folder, lost = made(tmp_path), threading.Event()
+    silent = folder.claim(on_lost=lost.set)
+    silent.path.unlink()  # taken over, done and released meanwhile
+    third = RunFolder(folder.path).claim()
+    assert third.path == silent.path
+    assert lost.wait(10)
+    silent.release()
+    assert third.path.exists()
+    assert RunFolder(folder.path).claim() is None
+    third.release()
+    assert not third.path.exists()
 
 
 def _claim_and_sleep(path, ready):

@@ -283,11 +283,16 @@ def test_no_step_but_a_logged_one_reads_a_value_back(ablations, monkeypatch):
     objective = objective_of(ablations)
     trainee = module.Trainee(objective, ScheduleConfig(precision="fp32"), 0, Place())
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)  # as on a GPU: the plain one reads its step
+    wrapper = module.OptimWrapper(optimizer)
+    trainee.train_step({"raw": torch.rand(8, 3, 32, 32)}, wrapper)  # constants are made once
     reads = []
+    for name in ("tensor", "as_tensor"):  # a constant carried to the GPU is waited for
+        original = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, f=original, **k: reads.append(1) or f(*a, **k))
     for name in ("item", "__float__", "__bool__", "__int__", "tolist"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda self, f=original: reads.append(1) or f(self))
-    trainee.train_step({"raw": torch.rand(8, 3, 32, 32)}, module.OptimWrapper(optimizer))
+    trainee.train_step({"raw": torch.rand(8, 3, 32, 32)}, wrapper)
     assert not reads
     float(trainee.loss_sum)
     assert reads  # the trap works

@@ -12,6 +12,8 @@ from mimbench.evals.common import Subject, at_edge, percent
 from mimbench.evals.features import extract, standardise
 from mimbench.pretrain.fit import Place
 
+QUERIES = 4096  # at a time: their similarities to the whole bank fit in memory
+
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
@@ -21,17 +23,23 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     )
     labels = torch.from_numpy(train.labels)
     neighbours = [k for k in settings["neighbours"] if k <= len(labels)]
-    table = torch.stack(
-        [
-            _accuracies(held_out[i], bank[i], labels, val.labels, train.classes, neighbours, settings)
-            for i in range(len(bank))
-        ]
+
+    def answers(split: Tensor, layer: int, counts: list[int]) -> Tensor:
+        """(len(counts), n) classes."""
+        near, of_bank = bank[layer].to(place.device), labels.to(place.device)
+        parts = (some.to(place.device) for some in split[layer].split(QUERIES))
+        found = [votes(some, near, of_bank, train.classes, counts, settings["temperature"]) for some in parts]
+        return torch.cat([v.argmax(-1).cpu() for v in found], dim=1)
+
+    truth = torch.from_numpy(val.labels)
+    table = torch.tensor(
+        [[percent(a == truth) for a in answers(held_out, layer, neighbours)] for layer in range(len(bank))]
     )  # (depth, neighbours)
     best = int(table.flatten().argmax())
     layer, column = best // len(neighbours), best % len(neighbours)
-    votes = _votes(final[layer], bank[layer], labels, train.classes, neighbours[column], settings["temperature"])
+    (final_answers,) = answers(final, layer, [neighbours[column]])
     return {
-        "metrics": {"accuracy": percent(votes.argmax(-1) == torch.from_numpy(test.labels))},
+        "metrics": {"accuracy": percent(final_answers == torch.from_numpy(test.labels))},
         "values": {
             "chosen": {"layer": layer, "neighbours": neighbours[column]},
             "by_layer": [{"layer": i, "val": float(row.max())} for i, row in enumerate(table)],
@@ -41,22 +49,11 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     }
 
 
-def _accuracies(
-    queries: Tensor,
-    bank: Tensor,
-    labels: Tensor,
-    truth: Any,
-    classes: int,
-    neighbours: list[int],
-    settings: dict[str, Any],
+def votes(
+    queries: Tensor, bank: Tensor, labels: Tensor, classes: int, neighbours: list[int], temperature: float
 ) -> Tensor:
-    answers = torch.from_numpy(truth)
-    votes = [_votes(queries, bank, labels, classes, k, settings["temperature"]) for k in neighbours]
-    return torch.tensor([percent(v.argmax(-1) == answers) for v in votes])
-
-
-def _votes(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """(n, classes): the k most similar images vote, weighted by exp(cosine / temperature)."""
-    similarity, index = (queries @ bank.T).topk(k, dim=-1)
-    weight = (similarity / temperature).exp()
-    return torch.zeros(len(queries), classes).scatter_add_(1, labels[index], weight)
+    """(len(neighbours), n, classes): the k most similar images vote, weighted by exp(cosine / temperature)."""
+    similarity, index = (queries @ bank.T).topk(max(neighbours), dim=-1)  # the nearest first
+    weight, voters = (similarity / temperature).exp(), labels[index]
+    none = torch.zeros(len(queries), classes, device=queries.device)
+    return torch.stack([none.scatter_add(1, voters[:, :k], weight[:, :k]) for k in neighbours])

@@ -13,16 +13,19 @@ from mimbench.evals.common import Subject, at_edge, percent
 from mimbench.evals.features import extract, standardise
 from mimbench.pretrain.fit import Place
 
+CPU = torch.device("cpu")
+AT_A_TIME = 4096  # images whose scores, of every head, fit in memory
+
 
 def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
     train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
     encoder = subject.encoder()
     features = standardise(*(extract(encoder, split, place) for split in (train, val, test)))
     labels = [torch.from_numpy(split.labels) for split in (train, val, test)]
-    heads = train_heads(features[0], labels[0], train.classes, settings, subject.seed)
+    heads = train_heads(features[0], labels[0], train.classes, settings, subject.seed, place.device)
     chosen, table = choose(heads, features[1], labels[1], settings["learning_rates"])
     layer, rate = chosen
-    accuracy = percent(logits(heads, features[2])[rate, layer].argmax(-1) == labels[2])
+    accuracy = percent(answers(heads, features[2])[rate, layer] == labels[2])
     rates = settings["learning_rates"]
     by_layer = [{"layer": i, "val": float(table[:, i].max())} for i in range(table.shape[1])]
     return {
@@ -32,11 +35,17 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
     }
 
 
-def train_heads(features: Tensor, labels: Tensor, classes: int, settings: dict[str, Any], seed: int) -> list[Tensor]:
-    """For each learning rate, weights (depth, 1 + D, classes): one head a layer, all stepped together."""
+def train_heads(
+    features: Tensor, labels: Tensor, classes: int, settings: dict[str, Any], seed: int, device: torch.device = CPU
+) -> list[Tensor]:
+    """For each learning rate, weights (depth, 1 + D, classes): one head a layer, all stepped together.
+
+    The features stay where they are, a batch at a time goes to the device.
+    """
     depth, count, dim = features.shape
-    padded = _with_bias(features)
-    heads = [torch.zeros(depth, dim + 1, classes, requires_grad=True) for _ in settings["learning_rates"]]
+    heads = [
+        torch.zeros(depth, dim + 1, classes, requires_grad=True, device=device) for _ in settings["learning_rates"]
+    ]
     groups = [{"params": [h], "lr": r, "base": r} for h, r in zip(heads, settings["learning_rates"], strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings["weight_decay"])
     steps = settings["epochs"] * -(-count // settings["batch"])
@@ -48,8 +57,8 @@ def train_heads(features: Tensor, labels: Tensor, classes: int, settings: dict[s
         index, order = order[: settings["batch"]], order[settings["batch"] :]
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-        scores = torch.einsum("lbd,rldc->rlbc", padded[:, index], torch.stack(heads))
-        target = labels[index].expand(len(heads), depth, -1)
+        scores = logits(heads, features[:, index])
+        target = labels[index].to(device).expand(len(heads), depth, -1)
         loss = F.cross_entropy(scores.flatten(0, 2), target.flatten(), reduction="sum") / len(index)
         optimizer.zero_grad()
         loss.backward()
@@ -63,11 +72,17 @@ def _with_bias(features: Tensor) -> Tensor:
 
 def logits(heads: list[Tensor], features: Tensor) -> Tensor:
     """(rates, depth, n, classes)."""
-    return torch.einsum("lbd,rldc->rlbc", _with_bias(features), torch.stack(heads))
+    weights = torch.stack(heads)
+    return torch.einsum("lbd,rldc->rlbc", _with_bias(features.to(weights.device)), weights)
+
+
+def answers(heads: list[Tensor], features: Tensor) -> Tensor:
+    """(rates, depth, n) classes, on the CPU."""
+    return torch.cat([logits(heads, some).argmax(-1).cpu() for some in features.split(AT_A_TIME, dim=1)], dim=-1)
 
 
 def choose(heads: list[Tensor], features: Tensor, labels: Tensor, rates: list[float]) -> tuple[tuple[int, int], Tensor]:
     """The (layer, index of rate) best on held-out images, ties to the first; and the accuracies (rates, depth)."""
-    table = (logits(heads, features).argmax(-1) == labels).double().mean(-1) * 100
+    table = (answers(heads, features) == labels).double().mean(-1) * 100
     best = int(table.flatten().argmax())
     return (best % table.shape[1], best // table.shape[1]), table
