@@ -59,8 +59,9 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
 
 def run_grid(options: argparse.Namespace) -> int:
     count, profile = where(options.on)
-    check_place(options)
     plan = _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
+    options.tensorboard |= plan.grid.tensorboard
+    check_place(options)
     store = Store(options.results)
     grid = (plan.grid.name, plan.grid.scale)
     if options.dry_run:

@@ -128,6 +128,7 @@ class Grid:
     sets: tuple[str, ...]  # what --set changed, as written
     chosen: tuple[str, ...]  # the rows to run: all, or those that --only names
     evaluation: Evaluation
+    tensorboard: bool = False  # curves for it too, as --tensorboard: no part of what is computed
 
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from mimbench.config import PART_KINDS, RECIPE_KEYS, DataConfig, Evaluation, Gri
 from mimbench.errors import UserError, unknown
 from mimbench.layers import Layers, find, parse, read_yaml
 
-GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "reference", "primary", "rows", "axes")
+GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "reference", "primary", "rows", "axes",
+             "tensorboard")  # fmt: skip
 ROW_KEYS = ("name", "label", "paper", "base", *RECIPE_KEYS)
 SCALE_KEYS = ("scale", "note", "threads", "parts", "evaluation", *RECIPE_KEYS)
 
@@ -72,6 +73,7 @@ def load_grid(
         sets=sets,
         chosen=only or names,
         evaluation=_evaluation(scale_raw, scale_path, overrides),
+        tensorboard=coerce(bool, raw.get("tensorboard", False), f"{path}: tensorboard"),
     )
 
 

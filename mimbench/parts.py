@@ -106,7 +106,7 @@ class TrainedTokenizer(Tokenizer):
         raise NotImplementedError
 
     def fitness(self, batch: Batch, grid: Grid) -> dict[str, Any]:
-        """Figures on held-out images, among them `fit` (bool) and `why`: is it any use as a tokenizer?"""
+        """Figures on images held out for choosing, among them `fit` (bool) and `why`: is it any use as a tokenizer?"""
         raise NotImplementedError
 
 

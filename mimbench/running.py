@@ -38,7 +38,7 @@ def where(on: str) -> tuple[int | None, Profile | None]:
 
 def check_place(options: argparse.Namespace) -> None:
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard: tensorboard is not installed; pip install 'mimbench[tensorboard]'.")
+        raise UserError("tensorboard: is asked for and not installed; pip install 'mimbench[tensorboard]'.")
     for name in ("loader_workers", "micro_batch", "checkpoint_seconds"):
         value = getattr(options, name)
         if value is not None and value < (1 if name == "micro_batch" else 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -200,6 +201,14 @@ def test_a_default_written_out_is_the_same_run(tmp_path):
     names = keys(short)
     long = written(tmp_path, rows=[{"name": "b", "masker": {"type": "blockwise", "aspect": "3e-1", "exact": False}}])
     assert keys(long) == names
+
+
+def test_tensorboard_is_one_line_of_a_grid_and_no_part_of_what_is_computed(tmp_path, ablations):
+    path = tmp_path / "ablations.yaml"
+    path.write_text(Path(ablations).read_text() + "tensorboard: true\n")
+    with_it, without = (load_grid(p, scale="smoke", seeds=1) for p in (str(path), ablations))
+    assert (with_it.tensorboard, without.tensorboard) == (True, False)
+    assert make_plan(with_it).runs.keys() == make_plan(without).runs.keys()
 
 
 @settings(max_examples=40)
