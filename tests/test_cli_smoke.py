@@ -80,12 +80,12 @@ def test_a_second_call_does_nothing_and_says_so(finished):
 
 @pytest.mark.slow
 def test_every_method_goes_the_whole_way(finished, tmp_path):
-    """BEiT from its tokenizer on, relative positions, MAE's dropped patches and decoder, SimMIM, and no training at all."""
+    """BEiT from its tokenizer on, relative positions, MAE's dropped patches and decoder, SimMIM, and random encoders."""
     results = tmp_path / "results"
     link_cache(finished[0], results)
     done = mimbench(results, "--seeds", "1", "--on", "local:2", grid="configs/methods.yaml")
     assert done.returncode == 0, done.stderr
-    assert len(list((results / "runs").glob("*/result.json"))) == 1 + 4 + 5 * PROTOCOLS
+    assert len(list((results / "runs").glob("*/result.json"))) == 1 + 4 + 6 * PROTOCOLS
     assert "Warning" not in done.stderr
 
 
