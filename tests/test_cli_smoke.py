@@ -230,7 +230,7 @@ def test_on_a_terminal_every_run_has_a_bar_with_its_rate(finished, tmp_path):
     clean, _ = finished
     results = tmp_path / "results"
     link_cache(clean, results)
-    words = command(results, "--only", "pixels", "--set", "schedule.steps=900", grid=SHORT)
+    words = command(results, "--only", "pixels", "--set", "schedule.steps=500", grid=SHORT)
     screen, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
@@ -246,7 +246,7 @@ def test_on_a_terminal_every_run_has_a_bar_with_its_rate(finished, tmp_path):
         shown += data
     assert process.wait(60) == 0
     assert re.search(rb"pretrain-[0-9a-f]{12}", shown)
-    assert re.search(rb"\d+/900 steps, \d+\.\d/s, \d+ s left", shown)
+    assert re.search(rb"\d+/500 steps, \d+\.\d/s, \d+ s left", shown)
 
 
 @pytest.mark.parametrize(
