@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -67,10 +68,21 @@ def side_by_side(write: Callable[[T], object], items: Iterable[T]) -> None:
             pass  # an exception of one is raised here
 
 
+def _refused(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refused(text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file, or an error naming the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails on half a character, which no report could hold
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
     if not isinstance(value, dict):

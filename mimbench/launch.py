@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from mimbench.errors import ProcessDied
 from mimbench.files import side_by_side, write_json
 from mimbench.plan import Plan, Planned
-from mimbench.store import RunFolder, Store, read_grid
+from mimbench.records import read_grid
+from mimbench.store import RunFolder, Store
 
 EXIT_DONE, EXIT_FAILED, EXIT_TAKEN, EXIT_STOPPED = 0, 1, 75, 130  # of the process of a run
 POLL_SECONDS = 0.1

@@ -19,11 +19,12 @@ from mimbench.data.loading import Keyed, batches
 from mimbench.data.sampling import BatchSampler, derive
 from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.evals.common import Subject
-from mimbench.files import fingerprint, read_json, sha256_file, write_json
+from mimbench.files import fingerprint, sha256_file, write_json
 from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
+from mimbench.records import ELAPSED, read_record
 from mimbench.store import WEIGHTS, RunFolder, Store
 
 
@@ -107,8 +108,8 @@ def _prune(folder: RunFolder, result: dict[str, Any]) -> None:
 def _elapsed_before(folder: RunFolder) -> float:
     """Seconds of earlier attempts, as far as they could still be noted."""
     try:
-        return float(read_json(folder.work / "elapsed.json")["seconds"])
-    except (UserError, KeyError, TypeError, ValueError):
+        return float(read_record(folder.work / "elapsed.json", ELAPSED)["seconds"])
+    except UserError:
         return 0.0
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserError
-from mimbench.store import Store, read_grid
+from mimbench.records import read_grid
+from mimbench.store import Store
 
 if TYPE_CHECKING:
     from mimbench.launch import Outcome

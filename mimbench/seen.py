@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError, nearest
-from mimbench.files import read_json
+from mimbench.records import ELAPSED, RUN_NAME, read_record
 from mimbench.slurm import queue
-from mimbench.store import RUN_NAME, RunFolder, Store, read_progress
+from mimbench.store import RunFolder, Store, read_progress
 from mimbench.wording import duration
 
 STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
@@ -76,7 +76,10 @@ def _jobs_of(folder: RunFolder) -> list[str]:
 
 
 def _from_folder(folder: RunFolder, jobs: list[str]) -> Seen:
-    state = folder.state()
+    try:
+        state = folder.state()
+    except UserError as error:
+        return Seen(folder, "failed", str(error))
     if state == "failed":
         return _failed(folder)
     if state == "running":
@@ -229,6 +232,7 @@ def seconds_of(folder: RunFolder) -> float:
         cost = folder.cost()
         if cost is not None:
             return float(cost.get("seconds") or 0) * int(cost.get("world") or 1)
-        return float(read_json(folder.work / "elapsed.json")["seconds"]) * int(folder.last_attempt().get("world") or 1)
-    except (UserError, KeyError, TypeError, ValueError):
+        elapsed = read_record(folder.work / "elapsed.json", ELAPSED)
+        return float(elapsed["seconds"]) * int(folder.last_attempt().get("world") or 1)
+    except UserError:
         return 0.0

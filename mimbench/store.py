@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,26 +23,13 @@ from mimbench import claim as claims
 from mimbench.claim import Claim, Judge, nobody
 from mimbench.errors import UserError
 from mimbench.files import canonical, fingerprint, read_json, stamp, write_atomically, write_json
+from mimbench.records import ATTEMPT, COST, PROGRESS, RESULT, RUN_NAME, Fields, read_grid, read_record
 
 WEIGHTS = "weights.pt"
-RUN_NAME = re.compile(r"^[a-z_]+-[0-9a-f]{12}$")
 
 
 def run_name(spec: dict[str, Any]) -> str:
     return f"{spec['kind']}-{fingerprint(spec)}"
-
-
-def read_grid(path: Path) -> dict[str, Any]:
-    """A grid's record, checked for what its readers take for granted."""
-    record = read_json(path)
-    wanted = {"name": str, "scale": str, "seeds": list, "columns": list, "rows": list}
-    for key, kind in wanted.items():
-        if not isinstance(record.get(key), kind):
-            raise UserError(f"{path}: is no grid's record ('{key}' is missing or of another kind). Move it away.")
-    for row in record["rows"]:
-        if not isinstance(row, dict) or not isinstance(row.get("runs"), dict):
-            raise UserError(f"{path}: is no grid's record (a row without runs). Move it away.")
-    return record
 
 
 class RunFolder:
@@ -74,10 +60,8 @@ class RunFolder:
 
     def spec(self) -> dict[str, Any]:
         spec = read_json(self.path / "spec.json")
-        if run_name(spec) != self.name:
-            raise UserError(
-                f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {run_name(spec)})."
-            )
+        if (name := run_name({"kind": None, **spec})) != self.name:
+            raise UserError(f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {name}).")
         return spec
 
     # how far it is
@@ -94,17 +78,21 @@ class RunFolder:
         return self.done() and self.has_weights()
 
     def result(self) -> dict[str, Any]:
-        return read_json(self.path / "result.json")
+        return read_record(self.path / "result.json", RESULT)
 
     def cost(self) -> dict[str, Any] | None:
         path = self.path / "cost.json"
-        return read_json(path) if path.exists() else None
+        return read_record(path, COST) if path.exists() else None
 
     def state(self) -> str:
         """done, running, failed, stopped (attempted, not finished, nobody at it) or planned."""
         if self.done():
             return "done"
-        if self.claimed():
+        try:
+            claimed = self.claimed()
+        except NotADirectoryError as error:
+            raise UserError(f"{self.path}: is a file, not a run's folder. Move it away.") from error
+        if claimed:
             return "running"
         if self.failed():
             return "failed"
@@ -122,7 +110,7 @@ class RunFolder:
     def _names(self, folder: str) -> list[str]:
         try:
             return sorted(n for n in os.listdir(self.path / folder) if n.endswith(".json"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     # who is at it
@@ -145,23 +133,23 @@ class RunFolder:
 
     def submission(self) -> dict[str, Any]:
         """The last one to a cluster: job, profile, grid; empty if there was none."""
-        return self._last("submissions")
+        return self._last("submissions", {})
 
     def last_attempt(self) -> dict[str, Any]:
         """Facts of the last start: host, job, device, versions; empty if there was none."""
-        return self._last("attempts")
+        return self._last("attempts", ATTEMPT)
 
-    def _last(self, folder: str) -> dict[str, Any]:
+    def _last(self, folder: str, fields: Fields) -> dict[str, Any]:
         names = self._names(folder)
         if not names:
             return {}
-        return {**read_json(self.path / folder / names[-1]), "stamp": names[-1].removesuffix(".json")}
+        return {**read_record(self.path / folder / names[-1], fields), "stamp": names[-1].removesuffix(".json")}
 
     def submissions(self) -> list[dict[str, Any]]:
         return [read_json(self.path / "submissions" / name) for name in self._names("submissions")]
 
     def attempts(self) -> list[dict[str, Any]]:
-        return [read_json(self.path / "attempts" / name) for name in self._names("attempts")]
+        return [read_record(self.path / "attempts" / name, ATTEMPT) for name in self._names("attempts")]
 
     # what it leaves
 
@@ -187,7 +175,7 @@ class RunFolder:
 def read_progress(work: Path) -> dict[str, Any] | None:
     """Step, steps and rate of a run under way, as its process last noted them."""
     try:
-        return read_json(work / "progress.json")
+        return read_record(work / "progress.json", PROGRESS)
     except UserError:
         return None
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, mimbench
 
+from mimbench.records import read_grid
 from mimbench.seen import look, runs_of
-from mimbench.store import Store, read_grid
+from mimbench.store import Store
 
 GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"

@@ -12,6 +12,7 @@ from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.grid import load_grid
 from mimbench.launch import from_folders
 from mimbench.plan import Planned, make_plan
+from mimbench.records import read_grid
 from mimbench.seen import find_run, look, runs_of
 from mimbench.slurm import job, queue
 from mimbench.slurm.distributed import Ranks
@@ -19,7 +20,7 @@ from mimbench.slurm.profile import known, load_profile
 from mimbench.slurm.submit import accumulation, check, groups, scripts
 from mimbench.status import _cell, status, why_lines
 from mimbench.stop import Stop
-from mimbench.store import Store, read_grid
+from mimbench.store import Store
 
 GRID = str(ROOT / "configs" / "ablations.yaml")
 

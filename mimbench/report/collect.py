@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mimbench.errors import UserError, unknown
 from mimbench.files import read_json
+from mimbench.records import ATTEMPT, LARGEST, is_number, read_record
+from mimbench.records import read_grid as read_grid_record
 from mimbench.store import RunFolder, Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,52 +100,55 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
     if not path.exists():
         known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
-    raw = read_json(path)
-    try:
-        columns = tuple(
-            Column(c["protocol"], c.get("label") or c["protocol"], c["metric"], c.get("unit", ""), c.get("fingerprint"))
-            for c in raw["columns"]
-        )
-        rows = tuple(_row(row) for row in raw["rows"])
-        primary = (raw["primary"]["row"], raw["primary"]["protocol"]) if raw.get("primary") else None
-        names = sorted({run for row in rows for runs in row.runs.values() for run in runs.values()})
-        grid = Grid(raw["name"], raw["scale"], raw["title"], raw.get("note", ""), raw.get("config", ""), raw["base"],
-                    primary, tuple(raw["seeds"]), columns, rows,
-                    {run: _read_run(store.run(run), columns) for run in names})  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a grid ({type(error).__name__}: {error}). Plan the grid again.") from error
+    raw = read_grid_record(path)
+    rows = tuple(_row(row) for row in raw["rows"])
     row_names = [row.name for row in rows]
-    if grid.base not in row_names:
-        raise unknown(f"{path}: base", "row", grid.base, row_names)
+    base = raw.get("base") or ""
+    if base not in row_names:
+        raise unknown(f"{path}: base", "row", base, row_names)
+    primary = (raw["primary"]["row"], raw["primary"]["protocol"]) if raw.get("primary") else None
     if primary and primary[0] not in row_names:
         raise unknown(f"{path}: primary.row", "row", primary[0], row_names)
-    return grid
+    columns = tuple(map(_column, raw["columns"]))
+    names = sorted({run for row in rows for runs in row.runs.values() for run in runs.values()})
+    return Grid(raw["name"], raw["scale"], raw.get("title") or raw["name"], raw.get("note") or "",
+                raw.get("config") or "", base, primary, tuple(raw["seeds"]), columns, rows,
+                {run: _read_run(store.run(run), columns) for run in names})  # fmt: skip
+
+
+def _column(raw: dict[str, Any]) -> Column:
+    label = raw.get("label") or raw["protocol"]
+    return Column(raw["protocol"], label, raw["metric"], raw.get("unit") or "", raw.get("fingerprint"))
 
 
 def _row(raw: dict[str, Any]) -> Row:
     runs = {int(seed): dict(kinds) for seed, kinds in raw["runs"].items()}
-    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description", ""), raw.get("paper"), runs)
+    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description") or "", raw.get("paper"), runs)
 
 
 def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
-    state, problems = folder.state(), []
-    spec = result = cost = None
-    attempts: dict[str, dict[str, Any]] = {}
-    try:
-        spec = read_json(folder.path / "spec.json") if (folder.path / "spec.json").exists() else None
-        cost = folder.cost()
-        for path in sorted((folder.path / "attempts").glob("*.json")):
-            attempts[path.name] = read_json(path)
-    except UserError as error:
-        problems.append(str(error))
-    try:
-        if state == "done":
-            result = _checked(folder, columns)
-        elif state == "failed" and (failure := folder.last_failure()):
-            problems.append(f"{failure.get('type')}: {failure.get('message')}")
-    except UserError as error:
-        state = "unreadable" if state == "done" else state
-        problems.append(str(error))
+    """A run that is done counts only if every one of its files is what it should be."""
+    problems: list[str] = []
+
+    def tried(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except UserError as error:
+            problems.append(str(error))
+            return None
+
+    state = tried(folder.state) or "unreadable"
+    spec_path = folder.path / "spec.json"
+    spec = tried(partial(read_json, spec_path)) if spec_path.exists() else None
+    cost = tried(folder.cost)
+    found = {path.name: tried(partial(read_record, path, ATTEMPT))
+             for path in sorted((folder.path / "attempts").glob("*.json"))}  # fmt: skip
+    attempts = {name: facts for name, facts in found.items() if facts is not None}
+    result = tried(partial(_checked, folder, columns)) if state == "done" else None
+    if state == "failed" and (failure := tried(folder.last_failure)):
+        problems.append(f"{failure.get('type')}: {failure.get('message')}")
+    if state == "done" and problems:
+        state, result = "unreadable", None
     here = f"{folder.path.parent.parent}/"  # said relative to the results folder: a report may be read elsewhere
     return Record(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
 
@@ -149,9 +157,8 @@ def _checked(folder: RunFolder, columns: tuple[Column, ...]) -> dict[str, Any]:
     """The result; an evaluation's must hold a finite number under the metric that it names."""
     result = folder.result()
     if any(folder.kind == column.protocol for column in columns):
-        metrics, metric = result.get("metrics"), result.get("metric")
-        value = metrics.get(metric) if isinstance(metrics, dict) else None
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            path = folder.path / "result.json"
-            raise UserError(f"{path}: metrics.{metric} is no finite number. Move it away to have the run done again.")
+        metric = result.get("metric")
+        if not is_number((result.get("metrics") or {}).get(metric)):
+            wrong = f"metrics.{metric} is no finite number up to {LARGEST:g}"
+            raise UserError(f"{folder.path / 'result.json'}: {wrong}. Move it away to have the run done again.")
     return result

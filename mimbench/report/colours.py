@@ -8,4 +8,5 @@ STYLE = {
     "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "font.size": 10, "grid.color": FAINT, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "font.family": "DejaVu Sans",
     "svg.fonttype": "path", "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a label is text, with whatever dollars are in it
 }  # fmt: skip

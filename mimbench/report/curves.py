@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench.records import is_number
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
 from mimbench.report.colours import ACCENT
@@ -30,7 +31,7 @@ def read_curve(path: Path) -> list[tuple[float, float]]:
                     point = float(line["step"]), float(line["loss"])
                 except (KeyError, TypeError, ValueError):
                     continue
-                if all(map(math.isfinite, point)):
+                if all(map(is_number, point)):
                     points.append(point)
     except (OSError, csv.Error):
         return points
@@ -91,7 +92,7 @@ def learning_rates(analysis: Analysis) -> Figure | None:
         column.protocol: series
         for column in analysis.grid.columns
         if (series := _series(analysis.grid, column.protocol, lambda values: {
-            float(rate): float(entry["val"]) for rate, entry in values["by_lr"].items()
+            float(rate): float(entry["val"]) for rate, entry in values["by_lr"].items() if float(rate) > 0
         }))
     }  # fmt: skip
     if not swept:
@@ -117,10 +118,11 @@ def _series(grid: Grid, protocol: str, read: Read) -> dict[str, dict[float, floa
         for record in grid.runs(row, protocol).values():
             try:
                 points = read((record.result or {})["values"])
-            except (KeyError, TypeError, ValueError, AttributeError):
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 continue
             for x, y in points.items():
-                found.setdefault(x, []).append(y)
+                if is_number(x) and is_number(y):
+                    found.setdefault(x, []).append(y)
         if found:
             series[row.label] = {x: sum(ys) / len(ys) for x, ys in sorted(found.items())}
     return series
