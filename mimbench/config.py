@@ -96,6 +96,7 @@ class Row:
     label: str
     paper: dict[str, Any] | None  # columns of the published table and the values wanted there
     recipe: Recipe
+    reference: str  # the row it is compared with; the reference itself names itself
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class Grid:
     scale: str  # name of the scale's file
     protocol_scale: str  # the scale whose protocol settings it takes
     scale_note: str
-    reference: str
+    reference: str  # a row; of those that axes make of one, the first
+    reference_label: str  # as it is called at every point of the axes
     primary: dict[str, str] | None
     seeds: tuple[int, ...]
     protocols: tuple[str, ...]

@@ -6,6 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,15 @@ def load_grid(
     overrides = {k.partition(".")[2]: v for k, v in settings if k.startswith("protocols.")}
     recipe_sets = [(k, v) for k, v in settings if not k.startswith("protocols.")]
     expanded = _expand(raw, path)
-    names = tuple(row["name"] for row, _ in expanded)
+    names = tuple(row.value["name"] for row in expanded)
+    references = _references(raw, expanded, path)
     for row_name in only:
         if row_name not in names:
             raise unknown(f"{path}: --only", "row", row_name, names)
-    rows = tuple(_row(r, place, raw, path, scale_raw, scale_path, recipe_sets) for r, place in expanded)
+    rows = tuple(
+        _row(row, reference.value["name"], raw, path, scale_raw, scale_path, recipe_sets)
+        for row, reference in zip(expanded, references, strict=True)
+    )
     protocols = coerce(tuple[str, ...], raw.get("protocols", []), f"{path}: protocols")
     if not protocols or len(set(protocols)) != len(protocols):
         raise UserError(f"{path}: protocols: must name at least one protocol, each once.")
@@ -64,8 +69,9 @@ def load_grid(
         scale=scale_path.stem,
         protocol_scale=protocol_scale,
         scale_note=coerce(str, scale_raw.get("note", ""), f"{scale_path}: note").strip(),
-        reference=_reference(raw, names, path),
-        primary=_primary(raw, names, protocols, path),
+        reference=references[0].value["name"],
+        reference_label=_reference_label(references),
+        primary=_primary(raw, rows, protocols, path),
         seeds=_seeds(raw, seeds, path),
         protocols=protocols,
         threads=_at_least_one(scale_raw.get("threads", 1), f"{scale_path}: threads"),
@@ -106,13 +112,24 @@ def _seeds(raw: dict[str, Any], wanted: int | None, path: Path) -> tuple[int, ..
     return seeds
 
 
-def _expand(raw: dict[str, Any], path: Path) -> list[tuple[dict[str, Any], str]]:
-    """`rows` x `axes` -> (row, place) pairs with names."""
+@dataclass(frozen=True)
+class _Expanded:
+    """A row of the file at one point of its axes."""
+
+    value: dict[str, Any]
+    place: str
+    origin: dict[str, Any]  # the row as written
+    point: int
+
+
+def _expand(raw: dict[str, Any], path: Path) -> list[_Expanded]:
+    """`rows` x `axes` -> rows with names of their own."""
     rows = raw.get("rows", [{"name": "base"}])
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: rows: must be a list of rows.")
-    expanded: list[tuple[dict[str, Any], str]] = []
+    expanded: list[_Expanded] = []
     points = _points(raw.get("axes"), path)
+    short = _short_names(list(points[0]))
     for index, row in enumerate(rows):
         place = f"{path}: rows.{index}"
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
@@ -120,20 +137,33 @@ def _expand(raw: dict[str, Any], path: Path) -> list[tuple[dict[str, Any], str]]
         for key in row:
             if key not in ROW_KEYS:
                 raise unknown(place, "key", str(key), ROW_KEYS)
-        for point in points:
+        for number, point in enumerate(points):
             varied = copy.deepcopy(row)
             for key, value in point.items():
                 _put(varied, key, value, f"{path}: axes")
             if point:
-                tag = ",".join(f"{k.split('.')[-1]}={v}" for k, v in point.items())
+                tag = ",".join(f"{short[k]}={v}" for k, v in point.items())
                 varied["name"] = f"{row['name']}[{tag}]"
                 varied["label"] = f"{row.get('label', row['name'])} ({tag})"
-            expanded.append((varied, place))
-    names = [r["name"] for r, _ in expanded]
+            expanded.append(_Expanded(varied, place, row, number))
+    names = [row.value["name"] for row in expanded]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{path}: rows: the name '{name}' is used twice.")
     return expanded
+
+
+def _short_names(axes: list[str]) -> dict[str, str]:
+    """Each dotted path by the shortest end of it that no other one has."""
+
+    def ends(axis: str) -> list[str]:
+        parts = axis.split(".")
+        return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+
+    return {
+        axis: next((end for end in ends(axis) if not any(end in ends(other) for other in axes if other != axis)), axis)
+        for axis in axes
+    }
 
 
 def _points(axes: Any, path: Path) -> list[dict[str, Any]]:
@@ -198,10 +228,11 @@ def _parse_set(text: str) -> tuple[str, Any]:
 
 
 def _row(
-    row: dict[str, Any], place: str, grid: dict[str, Any], path: Path, scale: dict[str, Any], scale_path: Path,
+    expanded: _Expanded, reference: str, grid: dict[str, Any], path: Path, scale: dict[str, Any], scale_path: Path,
     sets: list[tuple[str, Any]],
 ) -> Row:  # fmt: skip
     """One row: base, then scale, then the row, then --set; then every part resolved."""
+    row, place = expanded.value, expanded.place
     base_name = row.get("base", grid.get("base"))
     layers = Layers()
     if base_name is not None:
@@ -234,7 +265,7 @@ def _row(
     if paper is not None and not isinstance(paper, dict):
         raise UserError(f"{place}.paper: must be a mapping of columns of the published table to values.")
     label = coerce(str, row.get("label", row["name"]), f"{place}.label")
-    return Row(row["name"], label, paper or None, recipe)
+    return Row(row["name"], label, paper or None, recipe, reference)
 
 
 def _add_part_sizes(
@@ -283,15 +314,26 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
     )
 
 
-def _reference(raw: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
-    name = coerce(str, raw.get("reference", names[0]), f"{path}: reference")
-    if name not in names:
-        raise unknown(f"{path}: reference", "row", name, names)
-    return name
+def _references(raw: dict[str, Any], rows: list[_Expanded], path: Path) -> list[_Expanded]:
+    """For each row the one it is compared with: the reference at the same point of the axes, unless one point is named."""
+    wanted = coerce(str, raw.get("reference", rows[0].origin["name"]), f"{path}: reference")
+    at_point = {row.point: row for row in rows if row.origin["name"] == wanted}
+    if at_point:
+        return [at_point[row.point] for row in rows]
+    named = {row.value["name"]: row for row in rows}
+    if wanted not in named:
+        raise unknown(f"{path}: reference", "row", wanted, {*named, *(row.origin["name"] for row in rows)})
+    return [named[wanted]] * len(rows)
+
+
+def _reference_label(references: list[_Expanded]) -> str:
+    first = references[0]
+    row = first.origin if any(other is not first for other in references) else first.value
+    return str(row.get("label", row["name"]))
 
 
 def _primary(
-    raw: dict[str, Any], names: tuple[str, ...], protocols: tuple[str, ...], path: Path
+    raw: dict[str, Any], rows: tuple[Row, ...], protocols: tuple[str, ...], path: Path
 ) -> dict[str, str] | None:
     """The one comparison with the reference that is named beforehand."""
     primary = raw.get("primary")
@@ -299,9 +341,10 @@ def _primary(
         return None
     if not isinstance(primary, dict) or set(primary) != {"row", "protocol"}:
         raise UserError(f"{path}: primary: must be written {{row: NAME, protocol: NAME}}.")
-    if primary["row"] not in names:
-        raise unknown(f"{path}: primary.row", "row", str(primary["row"]), names)
-    if primary["row"] == _reference(raw, names, path):
+    references = {row.name: row.reference for row in rows}
+    if not isinstance(primary["row"], str) or primary["row"] not in references:
+        raise unknown(f"{path}: primary.row", "row", str(primary["row"]), references)
+    if primary["row"] == references[primary["row"]]:
         raise UserError(f"{path}: primary.row: is the reference itself; name the row to compare it with.")
     if primary["protocol"] not in protocols:
         raise unknown(f"{path}: primary.protocol", "protocol", str(primary["protocol"]), protocols)

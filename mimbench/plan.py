@@ -67,13 +67,14 @@ class Plan:
         ]
         rows = [
             {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": self.keys[r.name],
-             "runs": {str(s): runs for s, runs in self.rows[r.name].items()}}
+             "reference": r.reference, "runs": {str(s): runs for s, runs in self.rows[r.name].items()}}
             for r in grid.rows
         ]  # fmt: skip
         return {
             "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
             "note": " ".join(n for n in (grid.note, grid.scale_note, changed) if n),
-            "base": grid.reference, "primary": grid.primary, "seeds": list(grid.seeds), "columns": columns, "rows": rows,
+            "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
+            "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         }  # fmt: skip
 
 

@@ -28,13 +28,14 @@ PROGRESS: Fields = dict.fromkeys(("step", "steps", "steps_per_second", "gpu_memo
 ELAPSED: Fields = {"seconds": NUMBER}
 GRID: Fields = {
     "name": str, "scale": str, "seeds": list, "columns": list, "rows": list, "title": str | None, "note": str | None,
-    "config": str | None, "base": str | None, "primary": dict | None,
+    "config": str | None, "base": str | None, "base_label": str | None, "primary": dict | None,
 }  # fmt: skip
 COLUMN: Fields = {
     "protocol": str, "metric": str, "label": str | None, "unit": str | None, "fingerprint": str | None,
 }  # fmt: skip
 ROW: Fields = {
     "name": str, "runs": dict, "label": str | None, "description": str | None, "paper": dict | None,
+    "reference": str | None,
 }  # fmt: skip
 PRIMARY: Fields = {"row": str, "protocol": str}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mimbench.config import RECIPE_KEYS
 from mimbench.errors import UserError
 from mimbench.files import canonical
-from mimbench.grid import load_grid
+from mimbench.grid import _short_names, load_grid
 from mimbench.layers import read_yaml
 from mimbench.plan import make_plan
 
@@ -128,6 +128,40 @@ def test_axes_span_rows(tmp_path):
     assert len(grid.rows) == 6
     assert {(r.recipe.schedule.batch, r.recipe.schedule.warmup) for r in grid.rows} == {(8, 1), (16, 2)}
     assert len({r.name for r in grid.rows}) == 6
+
+
+RATES = {"product": {"schedule.lr": [1e-3, 2e-3]}}
+
+
+@pytest.mark.parametrize("reference", [{}, {"reference": "beit"}])
+def test_a_row_is_compared_with_the_reference_at_its_own_point_of_the_axes(tmp_path, reference):
+    grid = load_grid(written(tmp_path, axes=RATES, **reference))
+    assert {row.name: row.reference for row in grid.rows} == {
+        "beit[lr=0.001]": "beit[lr=0.001]", "beit[lr=0.002]": "beit[lr=0.002]",
+        "random[lr=0.001]": "beit[lr=0.001]", "random[lr=0.002]": "beit[lr=0.002]",
+    }  # fmt: skip
+    record = make_plan(grid).record()
+    assert (record["base"], record["base_label"]) == ("beit[lr=0.001]", "beit")
+    assert [row["reference"] for row in record["rows"]] == [row.reference for row in grid.rows]
+
+
+def test_a_reference_at_one_point_is_that_of_every_row(tmp_path):
+    grid = load_grid(written(tmp_path, axes=RATES, reference="beit[lr=0.002]"))
+    assert {row.reference for row in grid.rows} == {"beit[lr=0.002]"}
+    assert grid.reference_label == "beit (lr=0.002)"
+
+
+def test_the_primary_comparison_is_never_a_references_with_itself(tmp_path):
+    primary = {"row": "beit[lr=0.002]", "protocol": "knn"}
+    assert "reference itself" in error_of(tmp_path, axes=RATES, primary=primary)
+
+
+def test_axes_that_end_alike_are_told_apart_by_the_shortest_ends_that_do(tmp_path):
+    axes = {"product": {"schedule.lr": [1e-3], "tokenizer_training.lr": [2e-3], "masker.min_block": [4]}}
+    (row,) = load_grid(written(tmp_path, axes=axes, rows=[{"name": "a"}])).rows
+    assert row.name == "a[min_block=4,schedule.lr=0.001,tokenizer_training.lr=0.002]"
+    assert _short_names(["a.b.lr", "a.c.lr", "c.lr", "size"]) == {
+        "a.b.lr": "b.lr", "a.c.lr": "a.c.lr", "c.lr": "c.lr", "size": "size"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,35 @@
 """Published numbers: found by any of their columns, never guessed, shown in a column of their own."""
 
+import json
+
 import pytest
+from conftest import ROOT
 from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_grid
 
 from mimbench.errors import UserError
+from mimbench.files import read_json, write_json
 from mimbench.report.analysis import analyse
+from mimbench.report.costs import costs_csv
 from mimbench.report.published import lookup, paper_column, published_rows
-from mimbench.report.tables import markdown, text_rows
+from mimbench.report.tables import latex, markdown, text_rows, tidy_csv
 from mimbench.store import Store
+
+
+def test_the_published_copy_of_a_grid_still_gives_its_tables_byte_for_byte(tmp_path):
+    """Its record is from before rows named the row that they are compared with."""
+    copy, store = ROOT / "results" / "published" / "ablations.tiny", Store(tmp_path / "results")
+    for line in (copy / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        folder = store.run(record["run"]).path
+        for name in ("spec", "result", "cost"):
+            write_json(folder / f"{name}.json", record[name])
+        for name, attempt in record["attempts"].items():
+            write_json(folder / "attempts" / name, attempt)
+    write_json(store.grid_path("ablations", "tiny"), read_json(copy / "grid.json"))
+    analysis = analyse(store, "ablations", "tiny")
+    for name, table in {"table.md": markdown, "table.csv": tidy_csv, "table.tex": latex}.items():
+        assert table(analysis) == (copy / name).read_text(), name
+    assert costs_csv(analysis.grid) == (copy / "costs.csv").read_text()
 
 
 def test_every_published_number_has_a_source_and_was_read():

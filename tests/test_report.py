@@ -198,6 +198,30 @@ def test_holm_counts_the_comparisons_that_are_planned_not_those_that_have_finish
     assert comparison.p_holm == pytest.approx(2 * comparison.p)
 
 
+def test_rows_at_a_point_of_the_axes_are_compared_with_the_reference_at_that_point(store):
+    numbers = {"beit[lr=1]": [60.0, 61.0, 62.5], "beit[lr=2]": [30.0, 31.0, 32.0],
+               "pixels[lr=1]": [58.0, 60.1, 60.0], "pixels[lr=2]": [33.0, 34.5, 35.0]}  # fmt: skip
+    simple(store, numbers, base_label="BEiT")
+    path = store.grid_path("demo", "tiny")
+    record = json.loads(path.read_text())
+    for row in record["rows"]:
+        row["reference"] = row["name"].replace("pixels", "beit")
+    write_json(path, record)
+    analysis = analyse(store, "demo", "tiny")
+    comparisons = {name: cell.comparison for (name, _), cell in analysis.cells.items()}
+    assert comparisons["beit[lr=1]"] is comparisons["beit[lr=2]"] is None
+    assert comparisons["pixels[lr=1]"].difference == pytest.approx(-1.8)
+    assert comparisons["pixels[lr=2]"].difference == pytest.approx(9.5 / 3)
+    two = [comparisons[f"pixels[lr={rate}]"] for rate in (1, 2)]
+    assert min(c.p_holm / c.p for c in two) >= 1
+    assert max(c.p_holm / c.p for c in two) == pytest.approx(2)  # of the two comparisons, not of three
+    text = markdown(analysis)
+    assert "mark a difference from BEiT at the same point of the axes that" in text
+    assert "its difference from BEiT at the same point of the axes\n" in text
+    assert [line["verdict"] for line in lines_of(store)][:2] == ["base", "base"]
+    assert "from BEiT at the same point of the axes" in (build_report(store, "demo", "tiny") / "index.html").read_text()
+
+
 def test_shared_runs_are_counted_once_in_the_total_cost(reported):
     store, folder = reported
     found = {(cost.row, cost.kind): cost for cost in costs(analyse(store, "demo", "tiny").grid)}

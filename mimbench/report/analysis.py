@@ -18,7 +18,7 @@ class Cell:
     runs: dict[int, Record]
     values: dict[int, float]  # of the seeds that are done
     summary: Summary | None
-    comparison: Comparison | None  # with the base row; None for the base itself
+    comparison: Comparison | None  # with the row's reference; None for a reference itself
 
     @property
     def unfinished(self) -> str:
@@ -51,7 +51,7 @@ def analyse(store: Store, name: str, scale: str) -> Analysis:
     for column in grid.columns:
         runs = {row.name: grid.runs(row, column.protocol) for row in grid.rows}
         values = {name: _values(records, column) for name, records in runs.items()}
-        judged = _compare_column(grid, column, values, [name for name, records in runs.items() if records])
+        judged = _compare_column(grid, column, values, {name for name, records in runs.items() if records})
         for row in grid.rows:
             numbers = values[row.name]
             summary = summarise(list(numbers.values())) if numbers else None
@@ -60,13 +60,15 @@ def analyse(store: Store, name: str, scale: str) -> Analysis:
 
 
 def _compare_column(
-    grid: Grid, column: Column, values: dict[str, dict[int, float]], planned: list[str]
+    grid: Grid, column: Column, values: dict[str, dict[int, float]], planned: set[str]
 ) -> dict[str, Comparison]:
     primary = grid.primary[0] if grid.primary and grid.primary[1] == column.protocol else None
-    found = {name: compare(values[name], values[grid.base]) for name in planned if name != grid.base}
+    references = {row.name: row.reference for row in grid.rows
+                  if not row.is_reference and {row.name, row.reference} <= planned}  # fmt: skip
+    found = {name: compare(values[name], values[reference]) for name, reference in references.items()}
     comparisons = {name: comparison for name, comparison in found.items() if comparison is not None}
     # The family is what was planned, not what has finished: a half-done table must not look surer than the whole.
-    return judge(comparisons, primary, family=len(set(planned) - {grid.base, primary}))
+    return judge(comparisons, primary, family=len(references.keys() - {primary}))
 
 
 def _values(records: dict[int, Record], column: Column) -> dict[int, float]:

@@ -57,7 +57,12 @@ class Row:
     label: str
     description: str
     paper: dict[str, Any] | None
+    reference: str  # the row it is compared with: itself, or one that is compared with none
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
+
+    @property
+    def is_reference(self) -> bool:
+        return self.reference == self.name
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,26 @@ class Grid:
     title: str
     note: str
     config: str
-    base: str
+    base: str  # the row that the others are compared with; of those that axes make of one, the first
+    base_label: str
     primary: tuple[str, str] | None  # the one comparison named beforehand: row, protocol
     seeds: tuple[int, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     records: dict[str, Record]
 
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
     @property
-    def base_row(self) -> Row:
-        return next(row for row in self.rows if row.name == self.base)
+    def at_same_point(self) -> bool:
+        """Axes make several rows of the reference: each row is compared with the one that differs in nothing but itself."""
+        return len({row.reference for row in self.rows}) > 1
+
+    @property
+    def compared_with(self) -> str:
+        """What differences are from, in words."""
+        return f"{self.base_label} at the same point of the axes" if self.at_same_point else self.row(self.base).label
 
     def runs(self, row: Row, kind: str) -> dict[int, Record]:
         """The runs of a row by seed; seeds for which none is planned are left out."""
@@ -101,18 +116,19 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
     raw = read_grid_record(path)
-    rows = tuple(_row(row) for row in raw["rows"])
-    row_names = [row.name for row in rows]
     base = raw.get("base") or ""
-    if base not in row_names:
-        raise unknown(f"{path}: base", "row", base, row_names)
+    rows = tuple(_row(row, base) for row in raw["rows"])
+    row_names = [row.name for row in rows]
+    for place, reference in [("base", base), *((f"row {row.name}: reference", row.reference) for row in rows)]:
+        if reference not in row_names:
+            raise unknown(f"{path}: {place}", "row", reference, row_names)
     primary = (raw["primary"]["row"], raw["primary"]["protocol"]) if raw.get("primary") else None
     if primary and primary[0] not in row_names:
         raise unknown(f"{path}: primary.row", "row", primary[0], row_names)
     columns = tuple(map(_column, raw["columns"]))
     names = sorted({run for row in rows for runs in row.runs.values() for run in runs.values()})
     return Grid(raw["name"], raw["scale"], raw.get("title") or raw["name"], raw.get("note") or "",
-                raw.get("config") or "", base, primary, tuple(raw["seeds"]), columns, rows,
+                raw.get("config") or "", base, raw.get("base_label") or base, primary, tuple(raw["seeds"]), columns, rows,
                 {run: _read_run(store.run(run), columns) for run in names})  # fmt: skip
 
 
@@ -121,9 +137,11 @@ def _column(raw: dict[str, Any]) -> Column:
     return Column(raw["protocol"], label, raw["metric"], raw.get("unit") or "", raw.get("fingerprint"))
 
 
-def _row(raw: dict[str, Any]) -> Row:
+def _row(raw: dict[str, Any], base: str) -> Row:
+    """A record from before rows named their reference has one for all of them."""
     runs = {int(seed): dict(kinds) for seed, kinds in raw["runs"].items()}
-    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description") or "", raw.get("paper"), runs)
+    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description") or "", raw.get("paper"),
+               raw.get("reference") or base, runs)  # fmt: skip
 
 
 def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:

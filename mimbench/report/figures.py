@@ -32,7 +32,7 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
     import seaborn as sns
 
     style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
-    base = analysis.grid.base_row.label
+    base = analysis.grid.compared_with
     figures: dict[str, tuple[Callable[[Analysis], Figure | None], str]] = {
         "intervals": (intervals, "Dots: seeds. Bar: mean and its 95 % t-interval over seeds. Where two bars overlap "
                       "says little; the paired differences below do."),
@@ -64,7 +64,7 @@ def intervals(analysis: Analysis) -> Figure | None:
 
 
 def differences(analysis: Analysis) -> Figure | None:
-    """A panel a protocol: the paired differences from the base row."""
+    """A panel a protocol: the paired differences from each row's reference."""
 
     def panel(axes: Axes, index: int, cell: Cell, colour: str) -> None:
         assert cell.comparison is not None
@@ -73,7 +73,7 @@ def differences(analysis: Analysis) -> Figure | None:
         _bar(axes, index, c.difference, c.low, c.high, colour)
         axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
 
-    label = f"difference from {analysis.grid.base_row.label}"
+    label = f"difference from {analysis.grid.compared_with}"
     return _panels(analysis, panel, lambda cell: cell.comparison is not None, label)
 
 
@@ -101,7 +101,7 @@ def _panels(
         for index, row in enumerate(rows):
             cell = analysis.cell(row, column)
             if has(cell):
-                panel(axes, index, cell, BASE if row.name == grid.base else ACCENT)
+                panel(axes, index, cell, BASE if row.is_reference else ACCENT)
         axes.set_title(column.heading)
         axes.set_xlabel(label)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])

@@ -38,7 +38,7 @@ def page(analysis: Analysis, drawings: Iterable[Drawing], *, runs_at: str | None
     return Template(template).substitute(
         title=escape(grid.title),
         scale=escape(grid.scale),
-        base=escape(grid.base_row.label),
+        base=escape(grid.compared_with),
         subtitle=f"Grid <code>{escape(grid.name)}</code> ({escape(grid.config)}), scale "
         f"<code>{escape(grid.scale)}</code>, {_count(len(grid.seeds), 'seed')}, "
         f"{done} of {_count(len(grid.records), 'run')} done.",
@@ -74,7 +74,7 @@ def _main_table(analysis: Analysis, paper: PaperColumn | None) -> str:
     for row in grid.rows:
         cells = "".join(_cell(analysis.cell(row, column), len(grid.seeds)) for column in grid.columns)
         cells += f'<td class="paper">{escape(paper.cells[row.name] or DASH)}</td>' if paper else ""
-        base = ' class="base"' if row.name == grid.base else ""
+        base = ' class="base"' if row.is_reference else ""
         lines.append(f'<tr{base}><th scope="row">{escape(row.label)}</th>{cells}</tr>')
     return _scrolling(f"<tr><th></th>{head}</tr>", "".join(lines))
 

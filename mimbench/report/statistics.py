@@ -33,7 +33,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Row minus base over the seeds that both have."""
+    """Row minus its reference over the seeds that both have."""
 
     n: int
     difference: float

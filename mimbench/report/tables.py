@@ -57,19 +57,21 @@ def value_text(summary: Summary, unit: str) -> str:
 
 def legend(analysis: Analysis) -> list[str]:
     """What the numbers, intervals and marks mean, in three sentences."""
-    grid, base = analysis.grid, analysis.grid.base_row.label
+    grid, base = analysis.grid, analysis.grid.compared_with
+    its = f"that of {base}" if grid.at_same_point else f"{base}'s"
     primary = ""
     if grid.primary:
-        row = next(r.label for r in grid.rows if r.name == grid.primary[0])
+        row = grid.row(grid.primary[0])
+        pair = f"{row.label} against {grid.row(row.reference).label}"
         column = next((c.label for c in grid.columns if c.protocol == grid.primary[1]), grid.primary[1])
-        primary = f"the one comparison named beforehand ({row} against {base}, {column}) as it stands, every other one "
+        primary = f"the one comparison named beforehand ({pair}, {column}) as it stands, every other one "
     return [
         "Each number is the mean over seeds ± the half-width of its 95 % t-interval; a seed drives tokenizer, "
         "pre-training and evaluation together while the data and its splits stay fixed, so the interval covers the "
         "chance of training, not the choice of images.",
         f"↑ and ↓ mark a difference from {base} that a two-sided t-test, paired over seeds, tells from zero at 5 %: "
         f"{primary}after Holm's adjustment over its column.",
-        f"A number without a mark is not told apart from {base}'s, which does not say that they are equal; "
+        f"A number without a mark is not told apart from {its}, which does not say that they are equal; "
         "one seed: no interval and no test.",
     ]
 
@@ -134,7 +136,7 @@ def markdown(analysis: Analysis) -> str:
     parts += [_markdown_table(headings, rows, numeric_from=1), " ".join(legend(analysis))]
     parts += [paper_note(paper)] if paper else []
     parts += ["\n".join(f"- {row.label}: {row.description}" for row in grid.rows if row.description)]
-    parts += [f"## Every number, and its difference from {grid.base_row.label}"]
+    parts += [f"## Every number, and its difference from {grid.compared_with}"]
     parts += [_markdown_table(LONG, long_rows(analysis), numeric_from=2)]
     notices = result_notices(grid)
     parts += ["## Flags\n\n" + "\n".join(f"- {notice}" for notice in notices)] if notices else []
@@ -177,7 +179,7 @@ def tidy_csv(analysis: Analysis) -> str:
             writer.writerow([
                 row.name, column.protocol, column.metric, column.unit, summary.n if summary else 0,
                 *(_raw(getattr(summary, name, None)) for name in ("mean", "sd", "low", "high")),
-                *_csv_comparison(comparison), verdict(cell, is_base=row.name == grid.base), cell.unfinished,
+                *_csv_comparison(comparison), verdict(cell, is_base=row.is_reference), cell.unfinished,
                 published.value if published else "", source,
                 *(repr(cell.values[seed]) if seed in cell.values else "" for seed in grid.seeds),
                 *(cell.runs[seed].name if seed in cell.runs else "" for seed in grid.seeds),

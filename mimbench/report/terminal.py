@@ -65,8 +65,9 @@ def _print_rich(analysis: Analysis, stream: TextIO) -> None:
     for index, heading in enumerate(headings):
         table.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
     for row, cells in zip(analysis.grid.rows, rows, strict=True):
-        base = row.name == analysis.grid.base
-        table.add_row(*(Text(cell, style="bold" if base and not index else "") for index, cell in enumerate(cells)))
+        table.add_row(
+            *(Text(cell, style="bold" if row.is_reference and not index else "") for index, cell in enumerate(cells))
+        )
     console = Console(file=stream)
     console.print(table)
     for text in _below(analysis):
