@@ -73,17 +73,18 @@ def put(path, keys, value):
         ("spec.json", [], 3, "holds no JSON object"),
     ],
 )
-def test_a_run_with_a_file_of_another_shape_is_named_and_its_cell_is_empty(whole, file, keys, value, wrong):
+def test_a_file_of_another_shape_is_named_and_takes_a_number_away_only_if_it_holds_it(whole, file, keys, value, wrong):
     store, run = whole
     put(run.path / file, keys, value)
     page = (build_report(store, "demo", "tiny") / "index.html").read_text()
     analysis = analyse(store, "demo", "tiny")
     (notice,) = run_notices(analysis.grid)
-    assert notice.startswith(f"{run.name} (unreadable): runs/{run.name}/{file}: ")
+    state = "unreadable" if file == "result.json" else "done"
+    assert notice.startswith(f"{run.name} ({state}): runs/{run.name}/{file}: ")
     assert wrong in notice
-    assert f"{run.name} (unreadable)" in page
+    assert f"{run.name} ({state})" in page
     cell, base = (analysis.cells[row, "finetune"] for row in ("pixels", "beit"))
-    assert (list(cell.values), cell.unfinished) == ([0], "1 unreadable")
+    assert (list(cell.values), cell.unfinished) == (([0], "1 unreadable") if state == "unreadable" else ([0, 1], ""))
     assert list(base.values) == [0, 1]
     assert "demo at scale tiny" in "\n".join(status(store).lines)
 

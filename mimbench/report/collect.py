@@ -165,8 +165,8 @@ def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
     result = tried(partial(_checked, folder, columns)) if state == "done" else None
     if state == "failed" and (failure := tried(folder.last_failure)):
         problems.append(f"{failure.get('type')}: {failure.get('message')}")
-    if state == "done" and problems:
-        state, result = "unreadable", None
+    if state == "done" and result is None:  # another file that is wrong is named, and takes no number away
+        state = "unreadable"
     here = f"{folder.path.parent.parent}/"  # said relative to the results folder: a report may be read elsewhere
     return Record(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
 
