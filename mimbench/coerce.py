@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from typing import Any, Literal, Union
 
 from mimbench.errors import UserError, nearest
+
+LARGEST = 2**63 - 1  # what an int64 holds, of torch, numpy and file formats
+SHOWN = 200  # characters of a wrong value in an error
 
 
 def coerce(annotation: Any, value: Any, place: str) -> Any:
@@ -38,11 +42,14 @@ def _scalar(annotation: Any, value: Any, place: str) -> Any:
         number = _number(value)
         if number is None or number != int(number):
             raise _wrong(place, "an integer", value)
+        if abs(number) > LARGEST:
+            raise _wrong(place, f"an integer between -{LARGEST} and {LARGEST}", value)
         return int(number)
     if annotation is float:
         number = None if isinstance(value, bool) else _number(value)
         if number is None:
-            raise _wrong(place, "a number", value)
+            too_large = isinstance(value, int | float) and not isinstance(value, bool)
+            raise _wrong(place, "a number of at most 1.8e308" if too_large else "a number", value)
         return float(number)
     if annotation is str:
         if not isinstance(value, str):
@@ -58,7 +65,7 @@ def _number(value: Any) -> float | int | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, int | float) and abs(value) != float("inf") and value == value:
+    if isinstance(value, int | float) and abs(value) <= sys.float_info.max:  # not for inf, nan, and 400 digits
         return value
     return None
 
@@ -99,4 +106,8 @@ def _sequence(origin: Any, inner: tuple[Any, ...], value: Any, place: str) -> An
 
 
 def _wrong(place: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"{place}: must be {wanted}, not {value!r}.")
+    return UserError(f"{place}: must be {wanted}, not {_short(repr(value))}.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -30,8 +30,8 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def unknown(place: str, what: str, word: str, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not one of a known set."""
-    names = sorted(allowed)
-    hint = nearest(word, names)
+def unknown(place: str, what: str, word: object, allowed: Iterable[object]) -> UserError:
+    """The error for a name that is not one of a known set. In YAML a name may be any value: {1: 2}, {null: 3}."""
+    names = sorted(map(str, allowed))
+    hint = nearest(str(word), names)
     return UserError(f"{place}: unknown {what} '{word}'.{hint} Allowed: {', '.join(names) or 'none'}.")

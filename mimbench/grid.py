@@ -22,6 +22,7 @@ GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "re
              "tensorboard")  # fmt: skip
 ROW_KEYS = ("name", "label", "paper", "base", *RECIPE_KEYS)
 SCALE_KEYS = ("scale", "note", "threads", "parts", "evaluation", *RECIPE_KEYS)
+MOST_SEEDS = 1000  # of one grid at a time; each is a training of every row
 
 
 def load_grid(
@@ -99,16 +100,16 @@ def _at_least_one(value: Any, place: str) -> int:
 
 
 def _seeds(raw: dict[str, Any], wanted: int | None, path: Path) -> tuple[int, ...]:
-    written = raw.get("seeds", 3)
-    if wanted is not None:
-        if wanted < 1:
-            raise UserError("--seeds: must be at least 1.")
-        written = wanted
+    place, written = (f"{path}: seeds", raw.get("seeds", 3)) if wanted is None else ("--seeds", wanted)
     if isinstance(written, int) and not isinstance(written, bool):
-        written = list(range(written))
-    seeds = coerce(tuple[int, ...], written, f"{path}: seeds")
+        if not 1 <= written <= MOST_SEEDS:
+            raise UserError(f"{place}: must be at least 1 and at most {MOST_SEEDS} seeds, not {written}.")
+        return tuple(range(written))
+    seeds = coerce(tuple[int, ...], written, place)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UserError(f"{path}: seeds: must be a number of seeds or a list of different numbers from 0.")
+        raise UserError(f"{place}: must be a number of seeds or a list of different numbers from 0.")
+    if len(seeds) > MOST_SEEDS:
+        raise UserError(f"{place}: must be at most {MOST_SEEDS} at a time, not {len(seeds)}.")
     return seeds
 
 
@@ -178,7 +179,9 @@ def _points(axes: Any, path: Path) -> list[dict[str, Any]]:
             raise unknown(place, "key", str(key), ("product", "zip", "exclude"))
     product, zipped, exclude = axes.get("product") or {}, axes.get("zip") or {}, axes.get("exclude") or []
     for name, group in (("product", product), ("zip", zipped)):
-        if not isinstance(group, dict) or not all(isinstance(v, list) and v for v in group.values()):
+        if not isinstance(group, dict) or not all(
+            isinstance(k, str) and isinstance(v, list) and v for k, v in group.items()
+        ):
             raise UserError(f"{place}.{name}: must map dotted keys to lists of values.")
     if not isinstance(exclude, list) or not all(isinstance(e, dict) for e in exclude):
         raise UserError(f"{place}.exclude: must be a list of mappings from dotted keys to values.")
@@ -220,7 +223,7 @@ def _parse_set(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: must be written key.path=value.")
     try:
         parsed = parse(value)
-    except (yaml.YAMLError, ValueError) as error:  # 2020-13-45 is no date
+    except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is not readable as YAML.") from error
     if not key.startswith("protocols.") and key.split(".")[0] not in RECIPE_KEYS:
         raise unknown("--set", "key", key, (*RECIPE_KEYS, "protocols"))

@@ -33,25 +33,34 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = loader.construct_yaml_int(node)
+    str(number)  # Python refuses to read and to print more than 4300 digits, but reads any number of hexadecimal ones
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
 def parse(text: str) -> Any:
-    """A value written on the command line."""
-    return yaml.load(text, Loader=_Loader)
+    """The value of a YAML text, or a YAMLError."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML's own for 2020-13-45, `!!bool perhaps`, `!!int ""`, `!!timestamp x` and a thousand brackets
+        raise yaml.YAMLError(str(error)) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        value = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    except (RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
         raise UserError(f"{path}: must hold a mapping of names to values.")
     return value

@@ -259,6 +259,7 @@ def check_pairing(row: Row, grid: Grid, sets: DataSets) -> None:
 def _check_on_grid(recipe: Recipe, place: str) -> None:
     """Draw one mask and build the tokenizer once: what depends on the number of patches fails here."""
     side = recipe.data.size // recipe.encoder.patch
+    masker = recipe.masker["type"]
     try:
         drawn = registry.build("masker", recipe.masker)(8, (side, side), torch.Generator().manual_seed(0))
         tokenizer = registry.build("tokenizer", recipe.tokenizer)
@@ -267,7 +268,9 @@ def _check_on_grid(recipe: Recipe, place: str) -> None:
                 tokenizer.build(Patches(side, side, recipe.encoder.patch))
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
-    masker = recipe.masker["type"]
+    except (RuntimeError, MemoryError) as error:  # torch's and numpy's, for a size that no memory holds
+        parts = f"masker '{masker}' or tokenizer '{recipe.tokenizer['type']}'"
+        raise UserError(f"{place}: {parts} cannot be made in this size: {error}") from error
     if recipe.loss["over"] == "masked" and not drawn.any():
         raise UserError(f"{place}: masker '{masker}' masks nothing, so loss '{recipe.loss['type']}' needs over: all.")
     if recipe.encoder.masking == "drop" and drawn.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimbench.config import RECIPE_KEYS
+from mimbench import protocols
+from mimbench.config import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining
 from mimbench.errors import UserError
 from mimbench.files import canonical
-from mimbench.grid import _short_names, load_grid
+from mimbench.grid import SCALE_KEYS, _short_names, load_grid
 from mimbench.layers import read_yaml
 from mimbench.plan import make_plan
+from mimbench.report.published import lookup
 
 GRID = {
     "name": "mine", "base": "beit", "scale": "smoke", "seeds": 1, "protocols": ["knn"],
@@ -97,6 +100,14 @@ def test_a_part_that_is_set_has_the_scales_size_in_every_row(tmp_path):
         ({"rows": [{"name": "a", "masker": "none"}]}, ["masks nothing", "over: all"]),
         ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),
+        ({"rows": [{"name": "a", "masker": {1: 2}}]}, ["rows.0.masker.1", "unknown argument", "min_block"]),
+        ({"axes": {"product": {1: [2]}}}, ["axes.product", "dotted keys"]),
+        ({"rows": [{"name": "a", "schedule": {"lr": 10**399}}]}, ["rows.0.schedule.lr", "at most 1.8e308"]),
+        ({"rows": [{"name": "a", "schedule": {"steps": 10**23}}]}, ["rows.0.schedule.steps", "and 9223372036854775807"]),
+        ({"seeds": 10**23}, ["mine.yaml: seeds", "at most 1000"]),
+        ({"seeds": [10**23]}, ["mine.yaml: seeds.0", "and 9223372036854775807"]),
+        ({"seeds": list(range(1001))}, ["mine.yaml: seeds", "at most 1000"]),
+        ({"rows": [{"name": "a", "tokenizer": {"vocabulary": 10**13}}]}, ["row 'a'", "tokenizer 'dvae'", "this size"]),
     ],
 )  # fmt: skip
 def test_an_error_names_the_place_what_is_wrong_and_the_nearest(tmp_path, changes, words):
@@ -178,6 +189,11 @@ def test_axes_that_end_alike_are_told_apart_by_the_shortest_ends_that_do(tmp_pat
         ("protocols.segmentation.resize=3", "must be a list"),
         ("tokenizer_training.crop=15", "no multiple of the patch"),
         ("data.name=2020-13-45", "not readable as YAML"),
+        ("data.name=!!bool perhaps", "not readable as YAML"),
+        ("data.name=!!timestamp x", "not readable as YAML"),
+        ('data.name=!!int ""', "not readable as YAML"),
+        ("data.name=" + "[" * 3000, "not readable as YAML"),
+        ("schedule.lr=0x1" + "0" * 5000, "not readable as YAML"),
     ],
 )
 def test_a_wrong_protocol_setting_is_refused(tmp_path, setting, words):
@@ -194,6 +210,24 @@ def test_a_protocol_setting_takes_its_defaults_type(tmp_path):
     plan = make_plan(load_grid(written(tmp_path, protocols=["finetune"]), sets=sets))
     settings = plan.columns[0].settings
     assert (settings["learning_rates"], settings["clip"], settings["weight_decay"]) == ([0.001, 2.0], None, 0.0)
+
+
+def test_the_option_for_seeds_is_bounded_as_the_file_is(tmp_path):
+    with pytest.raises(UserError, match="--seeds: must be at least 1 and at most 1000"):
+        load_grid(written(tmp_path), seeds=300_000_000)
+
+
+def test_a_published_number_is_not_sought_in_a_column_without_a_name():
+    with pytest.raises(UserError, match="unknown column 'None'"):
+        lookup({None: 3}, "mine.yaml: row 'a': paper")
+
+
+@pytest.mark.parametrize(("key", "words"), [("evaluation", "unknown key '1'"), ("parts", "unknown kind of part '1'")])
+def test_a_number_as_a_key_of_a_scale_is_refused(tmp_path, key, words):
+    own = tmp_path / "numbers.yaml"
+    own.write_text(yaml.safe_dump({**read_yaml(ROOT / "configs/scales/smoke.yaml"), key: {1: {}}}))
+    with pytest.raises(UserError, match=words):
+        load_grid(written(tmp_path), scale=str(own))
 
 
 def test_a_point_is_excluded_however_its_number_is_spelt(tmp_path):
@@ -262,9 +296,11 @@ def test_spelling_and_order_do_not_change_a_key_but_values_do(tmp_path_factory, 
     assert other != first
 
 
+huge = st.sampled_from([10**13, 2**63, -(2**63), 10**23, 10**399])
+scalars = st.none() | st.booleans() | st.integers() | huge | st.floats() | st.text(max_size=8)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(scalars, inner, max_size=3),
     max_leaves=8,
 )
 
@@ -282,12 +318,43 @@ def test_no_grid_file_gives_a_traceback(tmp_path_factory, key, value):
 @settings(max_examples=150)
 @given(
     key=st.sampled_from([*RECIPE_KEYS, "base", "label", "paper"]),
-    value=anything | st.dictionaries(st.sampled_from(["type", "ratio", "size", "steps", "patch", "lr"]), anything, max_size=3),
+    value=anything | st.dictionaries(st.sampled_from(["type", "ratio", "size", "steps", "patch", "lr"]) | scalars, anything, max_size=3),
 )  # fmt: skip
 def test_no_row_gives_a_traceback(tmp_path_factory, key, value):
     folder = tmp_path_factory.mktemp("grids")
     try:
         make_plan(load_grid(written(folder, rows=[{"name": "a", key: value}])))
+    except UserError:
+        return
+
+
+@settings(max_examples=100)
+@given(key=st.sampled_from(SCALE_KEYS), value=anything)
+def test_no_scale_gives_a_traceback(tmp_path_factory, key, value):
+    folder = tmp_path_factory.mktemp("grids")
+    own = folder / "own.yaml"
+    own.write_text(yaml.safe_dump({**read_yaml(ROOT / "configs/scales/smoke.yaml"), key: value}))
+    try:
+        make_plan(load_grid(written(folder), scale=str(own)))
+    except UserError:
+        return
+
+
+SETTINGS = [
+    *RECIPE_KEYS,
+    *(f"data.{key.name}" for key in fields(DataConfig)),
+    *(f"encoder.{key.name}" for key in fields(EncoderConfig)),
+    *(f"tokenizer_training.{key.name}" for key in fields(TokenizerTraining)),
+    *(f"protocols.{p}.{key}" for p in protocols.NAMES for key in protocols.load(p, "smoke", "test").settings),
+]
+
+
+@settings(max_examples=200)
+@given(key=st.sampled_from(SETTINGS), value=anything)
+def test_no_setting_gives_a_traceback(tmp_path_factory, key, value):
+    path = written(tmp_path_factory.mktemp("grids"), protocols=list(protocols.NAMES))
+    try:
+        make_plan(load_grid(path, sets=(f"{key}={yaml.safe_dump(value, default_flow_style=True)}",)))
     except UserError:
         return
 
