@@ -164,8 +164,12 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         if not 0 <= config.warmup <= config.steps:
             raise UserError(f"@{name}.warmup: must be between 0 and the {config.steps} steps, not {config.warmup}.")
         _check_schedule(config, f"@{name}")
+    if training.images is not None and training.images < 1:
+        raise UserError(
+            f"@tokenizer_training.images: must be at least 1, or null for as many as the pre-training sees, not {training.images}."
+        )
     encoder = dataclass_from(EncoderConfig, value.get("encoder", {}), "@encoder")
-    data = dataclass_from(DataConfig, value.get("data", {}), "@data")
+    data = data_from(value.get("data", {}), "@data")
     _check_encoder(encoder, data)
     return Recipe(pretrain, **parts, encoder=encoder, data=data, schedule=schedule, tokenizer_training=training)
 
@@ -178,8 +182,29 @@ def _check_schedule(config: ScheduleConfig, place: str) -> None:
     for key in ("min_lr", "weight_decay"):
         if getattr(config, key) < 0:
             raise UserError(f"{place}.{key}: must not be negative.")
+    if config.min_lr > config.lr:
+        raise UserError(f"{place}.min_lr: must be at most lr, {config.lr}, and not {config.min_lr}.")
     if config.clip is not None and config.clip <= 0:
         raise UserError(f"{place}.clip: must be greater than 0, or null for none.")
+
+
+def data_from(value: Any, place: str) -> DataConfig:
+    """A mapping -> which images, and how they are drawn: checked."""
+    data = dataclass_from(DataConfig, value, place)
+    for key in ("size", "images"):
+        number = getattr(data, key)
+        if number is not None and number < 1:
+            raise UserError(f"{place}.{key}: must be at least 1, not {number}.")
+    if data.crop is not None and not 0 < data.crop[0] <= data.crop[1] <= 1:
+        raise UserError(
+            f"{place}.crop: must be the smallest and the largest share of the image's area, above 0 and at most 1, "
+            f"not {list(data.crop)}."
+        )
+    if not 0 <= data.shift < data.size:
+        raise UserError(f"{place}.shift: must be at least 0 and less than the {data.size} pixels, not {data.shift}.")
+    if not 0 <= data.jitter <= 1:
+        raise UserError(f"{place}.jitter: must be between 0 and 1, not {data.jitter}.")
+    return data
 
 
 def _check_encoder(encoder: EncoderConfig, data: DataConfig) -> None:
@@ -188,8 +213,12 @@ def _check_encoder(encoder: EncoderConfig, data: DataConfig) -> None:
             raise UserError(f"@encoder.{key}: must be at least 1, not {getattr(encoder, key)}.")
     if not 0 <= encoder.drop_path < 1:
         raise UserError(f"@encoder.drop_path: must be at least 0 and less than 1, not {encoder.drop_path}.")
-    if data.images is not None and data.images < 1:
-        raise UserError(f"@data.images: must be at least 1, not {data.images}.")
+    if encoder.dim * encoder.mlp_ratio < 1:
+        raise UserError(
+            f"@encoder.mlp_ratio: must leave at least 1 of {encoder.dim} features, not {encoder.mlp_ratio}."
+        )
+    if encoder.layer_scale is not None and encoder.layer_scale <= 0:
+        raise UserError(f"@encoder.layer_scale: must be greater than 0, or null for none, not {encoder.layer_scale}.")
     if data.size % encoder.patch:
         raise UserError(f"@encoder.patch: {encoder.patch} does not divide the image size {data.size} (data.size).")
     if encoder.dim % encoder.heads:

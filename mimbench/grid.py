@@ -14,7 +14,7 @@ import yaml
 
 from mimbench import registry
 from mimbench.coerce import coerce
-from mimbench.config import PART_KINDS, RECIPE_KEYS, DataConfig, Evaluation, Grid, Row, dataclass_from, recipe_from
+from mimbench.config import PART_KINDS, RECIPE_KEYS, Evaluation, Grid, Row, data_from, recipe_from
 from mimbench.errors import UserError, unknown
 from mimbench.layers import Layers, find, parse, read_yaml
 
@@ -308,7 +308,7 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
         protocol, _, key = dotted.partition(".")
         nested.setdefault(protocol, {})[key] = value
     counts = {k: coerce(int | None, raw.get(k), f"{path}: evaluation.{k}") for k in ("labelled", "val", "test")}
-    data = dataclass_from(DataConfig, raw.get("data", {}), f"{path}: evaluation.data")
+    data = data_from(raw.get("data", {}), f"{path}: evaluation.data")
     for name, count in counts.items():
         if count is not None and count < 1:
             raise UserError(f"{path}: evaluation.{name}: must be at least 1, not {count}.")

@@ -92,11 +92,11 @@ class DataSets:
 
     def __init__(self) -> None:
         self.facts = functools.cache(images.facts)
-        self._counts = functools.cache(images.counts)
+        self.counts = functools.cache(images.counts)
 
     def check_counts(self, name: str, wanted: dict[str, int | None], place: str) -> None:
         """Fail while planning where more images are asked for than there are."""
-        there = self._counts(name)
+        there = self.counts(name)
         for split, count in wanted.items():
             if count is not None and count > there[split]:
                 raise UserError(f"{place}: {count} {split} images asked for, {name} has {there[split]}.")
@@ -116,8 +116,10 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     columns = [protocols.load(p, grid.protocol_scale, place, overrides.get(p), precision) for p in grid.protocols]
     _check_crop(columns, grid)
     plan, data = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}), DataSets()
+    _check_neighbours(columns, grid, data)
     for row in grid.rows:
         check_pairing(row, grid, data)
+        _check_neck(columns, row, grid)
     bases = {row.name: _base_specs(row, grid, precision, data) for row in grid.rows}
     evaluations = _evaluation_specs(grid, columns, data)
     chosen = [row for row in grid.rows if row.name in grid.chosen]
@@ -137,6 +139,32 @@ def _check_crop(columns: list[protocols.ProtocolSpec], grid: Grid) -> None:
         if column.settings.get("crop") not in (None, size):
             raise UserError(
                 f"--set protocols.{column.name}.crop: must be {size}, the size of the pre-training images, or null."
+            )
+
+
+def _check_neighbours(columns: list[protocols.ProtocolSpec], grid: Grid, sets: DataSets) -> None:
+    """The protocol's own numbers of neighbours are for labelled sets of all sizes; those that are asked for must be there."""
+    evaluation = grid.evaluation
+    for column in columns:
+        if "neighbours" in evaluation.overrides.get(column.name, {}):
+            most = max(column.settings["neighbours"])
+            there = evaluation.labelled or sets.counts(evaluation.data.name)["labelled"]
+            if most > there:
+                raise UserError(
+                    f"--set protocols.{column.name}.neighbours: must be at most {there} each, "
+                    f"the labelled images of scale {grid.scale}, not {most}."
+                )
+
+
+def _check_neck(columns: list[protocols.ProtocolSpec], row: Row, grid: Grid) -> None:
+    """The smallest map of a protocol's feature pyramid still has a pixel."""
+    side = grid.evaluation.data.size // row.recipe.encoder.patch
+    for column in columns:
+        smallest = min(column.settings.get("rescales", [1]))
+        if side * smallest < 1:
+            raise UserError(
+                f"{grid.config}: row '{row.name}': encoder.patch: {row.recipe.encoder.patch} pixels leave a grid of "
+                f"{side} x {side}, and protocol '{column.name}' needs at least {round(1 / smallest)} a side."
             )
 
 

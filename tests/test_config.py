@@ -100,6 +100,8 @@ def test_a_part_that_is_set_has_the_scales_size_in_every_row(tmp_path):
         ({"rows": [{"name": "a", "masker": "none"}]}, ["masks nothing", "over: all"]),
         ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),
+        ({"protocols": ["segmentation"], "rows": [{"name": "a", "encoder": {"patch": 16}, "masker": "random"}]},
+         ["row 'a': encoder.patch: 16 pixels", "2 x 2", "'segmentation' needs at least 4"]),
         ({"rows": [{"name": "a", "masker": {1: 2}}]}, ["rows.0.masker.1", "unknown argument", "min_block"]),
         ({"axes": {"product": {1: [2]}}}, ["axes.product", "dotted keys"]),
         ({"rows": [{"name": "a", "schedule": {"lr": 10**399}}]}, ["rows.0.schedule.lr", "at most 1.8e308"]),
@@ -181,13 +183,45 @@ def test_axes_that_end_alike_are_told_apart_by_the_shortest_ends_that_do(tmp_pat
         ("protocols.knn.neighbour=[1]", "Did you mean 'neighbours'"),
         ("protocols.knn.neighbours=[few]", "must be an integer"),
         ("protocols.knn.neighbours=[]", "at least one value"),
-        ("protocols.knn.temperature=-1", "not be negative"),
+        ("protocols.knn.neighbours=[0, 5]", "at least 1 each"),
+        ("protocols.knn.neighbours=[5, 5000]", "at most 96 each, the labelled images of scale smoke, not 5000"),
+        ("protocols.knn.temperature=0", "at least 0.0125"),
+        ("protocols.finetune.learning_rates=[0, 1e-3]", "greater than 0"),
+        ("protocols.finetune.learning_rates=[1e-3, 0.00100000001]", "different"),
+        ("protocols.finetune.min_lr_ratio=2", "between 0 and 1"),
+        ("protocols.finetune.warmup=3", "a share of the steps"),
+        ("protocols.finetune.weight_decay=-1", "at least 0"),
+        ("protocols.finetune.betas=[0.9]", "two numbers"),
+        ("protocols.finetune.betas=[0.9, 1]", "less than 1"),
+        ("protocols.finetune.layer_decay=0", "greater than 0"),
+        ("protocols.finetune.drop_path=3", "less than 1"),
+        ("protocols.finetune.label_smoothing=5", "less than 1"),
+        ("protocols.finetune.clip=0", "or null for none"),
+        ("protocols.finetune.epochs=0", "at least 1"),
+        ("protocols.segmentation.batch=1", "at least 2"),
+        ("protocols.segmentation.channels=0", "at least 1"),
+        ("protocols.segmentation.auxiliary_channels=0", "at least 1"),
+        ("protocols.segmentation.first_class_weight=-1", "at least 0"),
+        ("protocols.segmentation.crop=0", "or null for the size of the data"),
+        ("protocols.segmentation.resize=[32]", "two sides"),
+        ("protocols.segmentation.rescales=[1]", r"or \[2, 1, 0.5, 0.25\], not \[1\]"),
+        ("protocols.segmentation.rescales=[0.25, 0.5, 1, 2]", r"or \[2, 1, 0.5, 0.25\]"),
         ("protocols.finetune.precision=bf61", "Did you mean 'bf16'"),
         ("protocols.finetune.batch=0", "at least 1"),
         ("protocols.segmentation.crop=banana", "must be an integer"),
         ("protocols.segmentation.crop=16", "must be 32, the size of the pre-training images"),
         ("protocols.segmentation.resize=3", "must be a list"),
         ("tokenizer_training.crop=15", "no multiple of the patch"),
+        ("data.size=0", "--set data.size: must be at least 1"),
+        ("data.shift=-3", "--set data.shift: must be at least 0"),
+        ("data.shift=32", "less than the 32 pixels"),
+        ("data.crop=[3, 5]", "--set data.crop: must be the smallest and the largest share"),
+        ("data.crop=[0.5, 0.2]", "smallest and the largest"),
+        ("data.jitter=2", "--set data.jitter: must be between 0 and 1"),
+        ("encoder.mlp_ratio=-1", "--set encoder.mlp_ratio: must leave at least 1"),
+        ("encoder.layer_scale=0", "--set encoder.layer_scale: must be greater than 0"),
+        ("schedule.min_lr=1", "--set schedule.min_lr: must be at most lr"),
+        ("tokenizer_training.images=0", "--set tokenizer_training.images: must be at least 1"),
         ("data.name=2020-13-45", "not readable as YAML"),
         ("data.name=!!bool perhaps", "not readable as YAML"),
         ("data.name=!!timestamp x", "not readable as YAML"),
@@ -196,7 +230,7 @@ def test_axes_that_end_alike_are_told_apart_by_the_shortest_ends_that_do(tmp_pat
         ("schedule.lr=0x1" + "0" * 5000, "not readable as YAML"),
     ],
 )
-def test_a_wrong_protocol_setting_is_refused(tmp_path, setting, words):
+def test_a_wrong_setting_is_refused(tmp_path, setting, words):
     with pytest.raises(UserError, match=words):
         make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune", "segmentation"]), sets=(setting,)))
 
@@ -210,6 +244,30 @@ def test_a_protocol_setting_takes_its_defaults_type(tmp_path):
     plan = make_plan(load_grid(written(tmp_path, protocols=["finetune"]), sets=sets))
     settings = plan.columns[0].settings
     assert (settings["learning_rates"], settings["clip"], settings["weight_decay"]) == ([0.001, 2.0], None, 0.0)
+
+
+def test_what_the_protocols_themselves_say_is_allowed():
+    for name in protocols.NAMES:
+        for scale in ("smoke", "tiny"):
+            for key, value in protocols.load(name, scale, "test").settings.items():
+                protocols.check_setting(name, key, value, key)
+                assert key in protocols.ALLOWED or isinstance(value, bool | str)
+
+
+def test_the_rescales_for_patches_of_16_pixels_can_be_set_and_the_default_set_is_the_same_run(tmp_path):
+    path = written(tmp_path, protocols=["segmentation"])
+    plain = make_plan(load_grid(path))
+    for rescales, same in (("[2, 1.0, 5e-1, 0.25]", True), ("[4, 2, 1, 0.5]", False)):
+        plan = make_plan(load_grid(path, sets=(f"protocols.segmentation.rescales={rescales}",)))
+        assert (plan.columns[0].fingerprint == plain.columns[0].fingerprint) is same
+
+
+def test_the_images_of_a_scales_evaluation_are_checked_as_the_recipes(tmp_path):
+    scale = read_yaml(ROOT / "configs/scales/smoke.yaml")
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({**scale, "evaluation": {"data": {"name": "shapes", "crop": [0, 1]}}}))
+    with pytest.raises(UserError, match=r"own\.yaml: evaluation\.data\.crop: must be the smallest"):
+        load_grid(written(tmp_path), scale=str(own))
 
 
 def test_the_option_for_seeds_is_bounded_as_the_file_is(tmp_path):
