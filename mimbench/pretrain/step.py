@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +35,9 @@ def draw_masks(masker: Any, batch: int, encoder: Encoder, over: str, seed: int, 
 
 def _with_positions(hidden: Tensor, over: str, drop: bool, total: int) -> Masks:
     """Positions to keep and to predict as index lists, so that no later gather has to ask how many there are."""
-    predicted = torch.arange(hidden.numel()) if over == "all" else hidden.flatten().nonzero().squeeze(1)
-    kept = (~hidden).nonzero()[:, 1].view(len(hidden), -1) if drop else None
+    mask = hidden.numpy()  # numpy's lists are faster, and these are made at each step
+    predicted = torch.arange(mask.size) if over == "all" else torch.from_numpy(np.flatnonzero(mask))
+    kept = torch.from_numpy(np.nonzero(~mask)[1].reshape(len(mask), -1)) if drop else None
     return Masks(hidden, predicted, kept, total or len(predicted))
 
 
