@@ -95,9 +95,8 @@ def _print_plan(plan: Plan, store: Store) -> int:
 
     rows = estimate(plan, store)
     grid = plan.grid
-    print(
-        f"{grid.name} at scale {grid.scale}: {len(grid.rows)} rows x {len(grid.seeds)} seeds; {plan.precision} where the precision is auto"
-    )
+    size = f"{len(grid.rows)} rows x {len(grid.seeds)} seeds"
+    print(f"{grid.name} at scale {grid.scale}: {size}; {plan.precision} where the precision is auto")
     print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'left, min of one process':>27}")
     for row in rows:
         basis = "measured" if row.measured else "estimated"

@@ -73,7 +73,8 @@ def _refused(word: str) -> float:
 
 
 def _finite(text: str) -> float:
-    return value if math.isfinite(value := float(text)) else _refused(text)
+    value = float(text)
+    return value if math.isfinite(value) else _refused(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

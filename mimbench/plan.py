@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mimbench import env, protocols, registry
-from mimbench.config import EncoderConfig, Grid, Recipe, Row, as_spec
+from mimbench.config import DataConfig, EncoderConfig, Grid, Recipe, Row, as_spec
 from mimbench.data import images
 from mimbench.data.images import segmentation_facts
 from mimbench.errors import UserError
@@ -88,11 +88,16 @@ def describe(row: Row) -> str:
 
 
 class DataSets:
-    """What is known of the data sets of one plan; a folder of a million images is listed once, not once a row."""
+    """What is known of the data sets of one plan; a folder is surveyed once, not once a row."""
 
     def __init__(self) -> None:
-        self.facts = functools.cache(images.facts)
-        self.counts = functools.cache(images.counts)
+        self._survey = functools.cache(images.survey)
+
+    def facts(self, config: DataConfig) -> dict[str, Any]:
+        return images.facts(config, self._survey)
+
+    def counts(self, name: str) -> dict[str, int]:
+        return images.counts(name, self._survey)
 
     def check_counts(self, name: str, wanted: dict[str, int | None], place: str) -> None:
         """Fail while planning where more images are asked for than there are."""
@@ -115,13 +120,14 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     place = f"{grid.config}: protocols"
     columns = [protocols.load(p, grid.protocol_scale, place, overrides.get(p), precision) for p in grid.protocols]
     _check_crop(columns, grid)
-    plan, data = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}), DataSets()
-    _check_neighbours(columns, grid, data)
+    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
+    sets = DataSets()
+    _check_neighbours(columns, grid, sets)
     for row in grid.rows:
-        check_pairing(row, grid, data)
+        check_pairing(row, grid, sets)
         _check_neck(columns, row, grid)
-    bases = {row.name: _base_specs(row, grid, precision, data) for row in grid.rows}
-    evaluations = _evaluation_specs(grid, columns, data)
+    bases = {row.name: _base_specs(row, grid, precision, sets) for row in grid.rows}
+    evaluations = _evaluation_specs(grid, columns, sets)
     chosen = [row for row in grid.rows if row.name in grid.chosen]
     for row in grid.rows:
         trained = bases[row.name] if row.recipe.pretrain else None

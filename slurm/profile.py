@@ -1,4 +1,7 @@
-"""What a cluster is asked for: a YAML file in `profiles/` or of the user's own. None of it changes what is computed."""
+"""What a cluster is asked for: a YAML file in `profiles/` or of the user's own.
+
+None of it changes what is computed but one thing: where a pre-training is given GPUs, `precision: auto` is bf16.
+"""
 
 from __future__ import annotations
 

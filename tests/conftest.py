@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT
 from hypothesis import HealthCheck, settings
 
 from mimbench import compat as compat  # before timm and transformers
@@ -14,7 +15,6 @@ pytest_plugins = ["slurm_lab"]
 # a test is not wrong for being slow on a machine that does other things meanwhile
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-ROOT = Path(__file__).parent.parent
 SMALL = (
     "schedule.steps=6", "schedule.warmup=1", "schedule.batch=16", "schedule.precision=fp32", "data.images=64",
     "tokenizer_training.steps=4", "tokenizer_training.warmup=1", "tokenizer_training.batch=16",

@@ -106,10 +106,8 @@ def test_interrupted_killed_and_called_again_it_ends_in_the_same_table(finished,
     results = tmp_path / "results"
     link_cache(clean, results)
     words = ("--seeds", "1", "--on", "local:2", "--checkpoint-seconds", "0", *FEW)
-    for kind in (signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(
-            command(results, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    for kind in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+        process = commands.mimbench_process(*arguments(results, *words))
         deadline, before = time.monotonic() + 180, attempts(results) if (results / "runs").exists() else 0
         while time.monotonic() < deadline and attempts(results) <= before:
             time.sleep(0.05)
@@ -160,18 +158,11 @@ def test_two_calls_at_the_same_time_do_each_run_once(finished, tmp_path):
     clean, _ = finished
     results = tmp_path / "results"
     link_cache(clean, results)
-    both = [
-        subprocess.Popen(
-            command(results, "--on", "local:1", grid=SHORT),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
+    words = arguments(results, "--on", "local:1", grid=SHORT)
+    both = [commands.mimbench_process(*words) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
+        assert process.returncode == 0, errors
     for folder in Store(results).all_runs():
         assert len(list((folder.path / "attempts").iterdir())) == 1, folder.name
 
@@ -209,9 +200,7 @@ def test_a_process_that_is_killed_is_told_as_failed(finished, tmp_path):
     results = tmp_path / "results"
     link_cache(clean, results)
     words = ("--only", "pixels", "--set", "schedule.steps=100000", "--on", "local:1")
-    process = subprocess.Popen(
-        command(results, *words, grid=SHORT), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = commands.mimbench_process(*arguments(results, *words, grid=SHORT))
     deadline, owner = time.monotonic() + 180, None
     while time.monotonic() < deadline and owner is None:
         time.sleep(0.2)

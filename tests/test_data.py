@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -137,7 +139,7 @@ def test_what_a_plan_counts_is_what_there_is_to_load(photographs, tmp_path):
 
 def test_a_class_of_the_test_that_training_lacks_is_named_while_planning(photographs, tmp_path):
     (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "wolf")
-    with pytest.raises(UserError, match=r"val/dog: unknown class, .* 'dog'"):
+    with pytest.raises(UserError, match=r"val/dog/0.jpg: .*: unknown class 'dog'"):
         counts("pets")
 
 
@@ -145,6 +147,20 @@ def test_more_photographs_than_there_are_are_refused_while_planning(photographs,
     sets = ("data.name=pets", "data.images=61")
     with pytest.raises(UserError, match=r"row 'beit': data\.images: 61 train images asked for, pets has 60"):
         make_plan(load_grid(ablations, seeds=1, scale="smoke", sets=sets))
+
+
+def test_a_folder_is_surveyed_once_a_plan(photographs, ablations, tmp_path, monkeypatch):
+    """Seven rows ask of it, and the evaluation with other settings."""
+    listed, original = [], module._files
+    monkeypatch.setattr(module, "_files", lambda folder: listed.append(folder.name) or original(folder))
+    scale = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
+    scale["data"].update(name="pets", images=60)
+    scale["evaluation"] = {"data": {"name": "pets", "size": 32, "flip": False}, "labelled": 50, "val": 3, "test": 8}
+    scale["evaluation"]["segmentation_data"] = "shapes"
+    path = tmp_path / "pets.yaml"
+    path.write_text(yaml.safe_dump(scale))
+    make_plan(load_grid(ablations, seeds=1, scale=str(path)))
+    assert sorted(listed) == ["train", "val"]
 
 
 def test_a_changed_folder_has_another_fingerprint(photographs, tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,29 @@ def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.nd
 # where the sets come from
 
 
-def facts(config: DataConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Survey:
+    """What a plan must know of a folder of images. Of a million images it takes a while to find out."""
+
+    manifest: str
+    counts: dict[str, int]
+
+
+def survey(name: str) -> Survey:
+    folder = _folder(name)
+    train, test = (_files(folder / part) for part in ("train", "val"))
+    _class_names(train, test)
+    held_out = -(-len(train) // EVERY_NTH_HELD_OUT)
+    counts = {"train": len(train), "labelled": len(train) - held_out, "val": held_out, "test": len(test)}
+    # names and sizes: cheap, and enough to tell two versions of a data set apart
+    return Survey(_fingerprint_of(folder, [path for path, _ in (*train, *test)]), counts)
+
+
+def facts(config: DataConfig, survey: Callable[[str], Survey] = survey) -> dict[str, Any]:
     """What identifies the images, for a run's spec: the generator's version, or a fingerprint of the files."""
     if config.name == "shapes":
         return {"shapes": shapes.VERSION, "size": config.size}
-    return {"manifest": _manifest(_folder(config.name))}
+    return {"manifest": survey(config.name).manifest}
 
 
 def segmentation_facts(name: str) -> dict[str, Any]:
@@ -168,14 +187,9 @@ def segmentation_root(name: str) -> Path:
     return folder
 
 
-def counts(name: str) -> dict[str, int]:
+def counts(name: str, survey: Callable[[str], Survey] = survey) -> dict[str, int]:
     """How many images each split has."""
-    if name == "shapes":
-        return SHAPES_COUNT
-    train, test = (_files(_folder(name) / part) for part in ("train", "val"))
-    _class_names(train, test)
-    held_out = -(-len(train) // EVERY_NTH_HELD_OUT)
-    return {"train": len(train), "labelled": len(train) - held_out, "val": held_out, "test": len(test)}
+    return SHAPES_COUNT if name == "shapes" else survey(name).counts
 
 
 def load(config: DataConfig, split: str, cache: Path) -> Images:
@@ -233,13 +247,8 @@ def _class_names(train: list[tuple[Path, str]], test: list[tuple[Path, str]]) ->
     names = {name for _, name in train}
     for path, name in test:
         if name not in names:
-            raise unknown(str(path.parent), "class, there are no training images of it", name, names)
+            raise unknown(f"{path}: there are no training images of its class", "class", name, names)
     return sorted(names)
-
-
-def _manifest(folder: Path) -> str:
-    """A fingerprint of names and sizes: cheap, and enough to tell two versions of a data set apart."""
-    return _fingerprint_of(folder, [p for split in ("train", "val") for p, _ in _files(folder / split)])
 
 
 def _fingerprint_of(folder: Path, files: list[Path]) -> str:

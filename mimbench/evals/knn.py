@@ -28,8 +28,8 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
         """(len(counts), n) classes."""
         near, of_bank = bank[layer].to(place.device), labels.to(place.device)
         parts = (some.to(place.device) for some in split[layer].split(QUERIES))
-        found = [votes(some, near, of_bank, train.classes, counts, settings["temperature"]) for some in parts]
-        return torch.cat([v.argmax(-1).cpu() for v in found], dim=1)
+        voted = (votes(some, near, of_bank, train.classes, counts, settings["temperature"]) for some in parts)
+        return torch.cat([v.argmax(-1).cpu() for v in voted], dim=1)
 
     truth = torch.from_numpy(val.labels)
     table = torch.tensor(

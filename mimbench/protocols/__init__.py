@@ -26,24 +26,28 @@ MAY_BE_NONE: dict[str, Any] = {"clip": float, "crop": int, "resize": list[int]} 
 
 # What a setting must be. mmsegmentation's neck has these two sets of scales, and takes them in this order alone.
 RESCALES = ([4, 2, 1, 0.5], [2, 1, 0.5, 0.25])
-ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+Rule = tuple[str, Callable[[Any], bool]]
+AT_LEAST_ONE: Rule = ("at least 1", lambda found: found >= 1)
+NOT_NEGATIVE: Rule = ("at least 0", lambda found: found >= 0)
+NOT_ALL: Rule = ("at least 0 and less than 1", lambda found: 0 <= found < 1)
+ALLOWED: dict[str, Rule] = {
     "learning_rates": (  # each trains in a folder of its own, named by six digits
         "greater than 0, and different in their first six digits",
         lambda found: min(found) > 0 and len({f"{rate:g}" for rate in found}) == len(found),
     ),
     "min_lr_ratio": ("between 0 and 1, a share of the learning rate", lambda found: 0 <= found <= 1),
-    "epochs": ("at least 1", lambda found: found >= 1),
-    "batch": ("at least 1", lambda found: found >= 1),
+    "epochs": AT_LEAST_ONE,
+    "batch": AT_LEAST_ONE,
     "segmentation.batch": ("at least 2, for batch norm", lambda found: found >= 2),
     "warmup": ("between 0 and 1, a share of the steps", lambda found: 0 <= found <= 1),
-    "weight_decay": ("at least 0", lambda found: found >= 0),
+    "weight_decay": NOT_NEGATIVE,
     "betas": (
         "two numbers of at least 0 and less than 1",
         lambda found: len(found) == 2 and all(0 <= beta < 1 for beta in found),
     ),
     "layer_decay": ("greater than 0 and at most 1", lambda found: 0 < found <= 1),
-    "drop_path": ("at least 0 and less than 1", lambda found: 0 <= found < 1),
-    "label_smoothing": ("at least 0 and less than 1", lambda found: 0 <= found < 1),
+    "drop_path": NOT_ALL,
+    "label_smoothing": NOT_ALL,
     "clip": ("greater than 0, or null for none", lambda found: found > 0),
     "neighbours": ("at least 1 each", lambda found: min(found) >= 1),
     "temperature": ("at least 0.0125, for exp(1 / temperature) to fit 32 bits", lambda found: found >= 0.0125),
@@ -52,10 +56,10 @@ ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "two sides of at least 1 pixel, or null for none",
         lambda found: len(found) == 2 and min(found) >= 1,
     ),
-    "first_class_weight": ("at least 0", lambda found: found >= 0),
-    "rescales": (f"{' or '.join(map(str, RESCALES))}", lambda found: found in RESCALES),
-    "channels": ("at least 1", lambda found: found >= 1),
-    "auxiliary_channels": ("at least 1", lambda found: found >= 1),
+    "first_class_weight": NOT_NEGATIVE,
+    "rescales": (" or ".join(map(str, RESCALES)), lambda found: found in RESCALES),
+    "channels": AT_LEAST_ONE,
+    "auxiliary_channels": AT_LEAST_ONE,
 }
 
 
@@ -94,9 +98,9 @@ def load(
     for key, value in (overrides or {}).items():
         if key not in settings:
             raise unknown("--set", f"setting of protocol '{name}'", key, settings)
-        place = f"--set protocols.{name}.{key}"
-        settings[key] = _like(settings[key], value, MAY_BE_NONE.get(key), place)
-        check_setting(name, key, settings[key], place)
+        where = f"--set protocols.{name}.{key}"
+        settings[key] = _like(settings[key], value, MAY_BE_NONE.get(key), where)
+        check_setting(name, key, settings[key], where)
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)

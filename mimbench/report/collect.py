@@ -145,7 +145,7 @@ def _row(raw: dict[str, Any], base: str) -> Row:
 
 
 def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
-    """A run that is done counts only if every one of its files is what it should be."""
+    """What its files say; one that is not what it should be is named, and takes a number away only if it is the result."""
     problems: list[str] = []
 
     def tried(read: Callable[[], T]) -> T | None:
@@ -165,7 +165,7 @@ def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
     result = tried(partial(_checked, folder, columns)) if state == "done" else None
     if state == "failed" and (failure := tried(folder.last_failure)):
         problems.append(f"{failure.get('type')}: {failure.get('message')}")
-    if state == "done" and result is None:  # another file that is wrong is named, and takes no number away
+    if state == "done" and result is None:
         state = "unreadable"
     here = f"{folder.path.parent.parent}/"  # said relative to the results folder: a report may be read elsewhere
     return Record(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
