@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, mimbench
+from waiting import VARIABLE
 
 from mimbench.records import read_grid
 from mimbench.seen import look, runs_of
@@ -17,6 +18,9 @@ from mimbench.store import Store
 
 GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"
+# A pre-training whose steps mostly wait, so that it lasts as long on any machine, and costs the other tests little
+STEPS = 200
+WAITING = ("--set", "masker.type=tests.waiting.Waiting", "--set", f"schedule.steps={STEPS}")
 QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "checkpoint_seconds": 1}
 
 
@@ -87,6 +91,11 @@ def write_profile(folder, **settings):
     path = folder / "profile.yaml"
     path.write_text(json.dumps({**QUICK, **settings}))
     return f"slurm:{path}"
+
+
+def lasting(seconds):
+    """What a profile says for the steps of `WAITING` to take so long together."""
+    return {"setup": [f"export {VARIABLE}={seconds / STEPS}"]}
 
 
 def run_grid(results, on, *words, grid=GRID):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,9 @@ import pytest
 from commands import mimbench, mimbench_process
 from slurm_lab import (
     GRID,
+    STEPS,
+    WAITING,
+    lasting,
     new_results,
     run_grid,
     runs_of_kind,
@@ -143,7 +147,7 @@ def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
 # killed in every way
 
 
-LONG = ("--set", "schedule.steps=1000", "--set", "protocols.finetune.epochs=40")
+LONG = (*WAITING, "--set", "protocols.finetune.epochs=40")
 
 
 def _running(results):
@@ -179,31 +183,32 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
     rng = random.Random(seed)
     clean = new_results(tmp_path / "clean", rendered)
     assert run_grid(clean, "local:2", *LONG, grid=with_finetuning).returncode == 0
-    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50)
+    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, **lasting(30))
     assert run_grid(results, profile, *LONG, grid=with_finetuning).returncode == 0
-    struck = []
+    struck, hit = [], set()
     end = time.monotonic() + 600
     while time.monotonic() < end:
         found = states(results)
-        if len(struck) < 20 and (running := [r for r in _running(results) if found.get(r[0].name) == "running"]):
-            folder, owner = rng.choice(running)
+        if set(found.values()) == {"done"}:
+            break
+        running = [r for r in _running(results) if found.get(r[0].name) == "running"]
+        for folder, owner in running if len(struck) < 20 else []:
+            attempt = (folder.name, len(folder.attempts()))
             way = list(WAYS)[len(struck) % len(WAYS)]
             time.sleep(rng.uniform(0, 2))
-            try:
-                WAYS[way](owner)
-                struck.append((way, folder.kind))
-            except ProcessLookupError:
-                continue
-        elif set(found.values()) == {"done"}:
-            break
-        elif not {"running", "queued"} & set(found.values()):
+            if attempt not in hit and folder.claim_owner() == owner:
+                with contextlib.suppress(ProcessLookupError):
+                    WAYS[way](owner)
+                    struck.append((way, folder.kind))
+                    hit.add(attempt)
+        if "failed" in found.values():  # beside those that still run
             retried = mimbench("retry", "--results", results, "--on", profile)
             assert retried.returncode == 0, retried.stderr
         time.sleep(0.5)
     found = settle(results)
     assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
     print(struck)
-    assert len(struck) == 20
+    assert len(struck) >= 20
     attempts = sum(len(f.attempts()) for f in Store(results).all_runs())
     assert attempts - len(found) >= 10  # in the middle of a run; a signal in its last moment changes nothing
     assert {way for way, _ in struck} == set(WAYS)
@@ -217,8 +222,8 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
 
 def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):
     """One minute each, the least that SLURM knows; children wait for the last piece."""
-    profile = write_profile(tmp_path, hours=1 / 60, checkpoint_seconds=1000)
-    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
+    profile = write_profile(tmp_path, hours=1 / 60, checkpoint_seconds=1000, **lasting(50))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     assert set(settle(results).values()) == {"done"}
     (run,) = runs_of_kind(results, "pretrain")
     folder = Store(results).run(run.name)
@@ -232,9 +237,8 @@ def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tm
 
 def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, results, tmp_path):
     """Its first step outlasts the time it is given: requeued as it is, and not for ever."""
-    profile = write_profile(tmp_path, fruitless=2, grace_seconds=2)
-    slow = ("--only", "pixels", "--set", "masker.type=tests.slow_part.Slow")
-    assert run_grid(results, profile, *slow).returncode == 0
+    profile = write_profile(tmp_path, fruitless=2, grace_seconds=2, **lasting(120 * STEPS))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     for attempt in (1, 2):
         until(lambda attempt=attempt: len(folder.attempts()) >= attempt)

@@ -14,7 +14,9 @@ import torch
 from commands import mimbench
 from slurm_lab import (
     SCRIPT,
+    WAITING,
     bring_up,
+    lasting,
     new_results,
     port,
     run_grid,
@@ -61,8 +63,8 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
 
 
 def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, kinds={"pretrain": {"nodes": 2, "ranks": 1}})
-    assert run_grid(results, profile, "--only", "pixels", "--set", "schedule.steps=100000").returncode == 0
+    profile = write_profile(tmp_path, kinds={"pretrain": {"nodes": 2, "ranks": 1}}, **lasting(600))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
     job = folder.submission()["job"]
@@ -81,18 +83,19 @@ def _ranks_of(job):
     """Process ids of the ranks of a job on this machine, which is all of its nodes."""
     array, _, task = job.partition("_")
     wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"} if task else {f"SLURM_JOB_ID={job}"}
-    found = []
+    parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_text().split("\0")
             here = set((process / "environ").read_text().split("\0"))
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, UnicodeDecodeError):
             continue
         # srun's children; not the shell around them, nor the batch script, which has no rank
         ranked = any(word.startswith("SLURM_PROCID=") for word in here)
         if "python" in words[0] and "submitit.core._submit" in words and ranked and wanted <= here:
-            found.append(int(process.name))
-    return found
+            parents[int(process.name)] = parent
+    return [pid for pid, parent in parents.items() if parent not in parents]  # what a rank forks is no rank
 
 
 # what goes wrong
@@ -117,9 +120,8 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
 
 
 def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
-    assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
-    )
+    profile = write_profile(tmp_path, **lasting(20))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists() or folder.done())
     owner = folder.claim_owner()
@@ -161,9 +163,8 @@ def _host_of(entry):
 
 
 def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
-    assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
-    )
+    profile = write_profile(tmp_path, **lasting(20))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists())
     away = results.with_name("away")
@@ -190,9 +191,8 @@ def _read_only(cluster, folder, yes):
 
 
 def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, results, tmp_path):
-    assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=2000").returncode == 0
-    )
+    profile = write_profile(tmp_path, **lasting(20))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "checkpoint.pt").exists())
     _read_only(cluster, results, True)
@@ -221,9 +221,8 @@ def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, 
 
 
 def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, results, tmp_path):
-    assert (
-        run_grid(results, write_profile(tmp_path), "--set", "schedule.steps=2000", "--only", "pixels").returncode == 0
-    )
+    profile = write_profile(tmp_path, **lasting(20))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
     done = mimbench("cancel", "short", "--results", results)
@@ -236,7 +235,7 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
     again = mimbench("retry", "--results", results)
     assert again.returncode == 2
     assert "was submitted: say --on slurm:" in again.stderr  # not on the login node unawares
-    on = ("--on", write_profile(tmp_path))
+    on = ("--on", profile)
     assert mimbench("retry", "--results", results, *on).returncode == 0
     until(lambda: states(results)[folder.name] == "running" and len(folder.attempts()) == 2)
     until(lambda: (folder.work / "progress.json").exists())
@@ -301,9 +300,8 @@ def bare(bare_cluster, monkeypatch):
 
 
 def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare, results, tmp_path):
-    assert (
-        run_grid(results, write_profile(tmp_path), "--only", "pixels", "--set", "schedule.steps=100000").returncode == 0
-    )
+    profile = write_profile(tmp_path, **lasting(600))
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
     os.kill(folder.claim_owner()["pid"], signal.SIGKILL)
