@@ -13,6 +13,7 @@ from mimbench.errors import UserError, unknown
 
 PART_KINDS = ("tokenizer", "masker", "loss", "decoder")
 RECIPE_KEYS = ("pretrain", *PART_KINDS, "encoder", "data", "schedule", "tokenizer_training")
+MOST_TIMES_LONGER = 1000
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class ScheduleConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float | None = 3.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True)
+class WrittenSchedule(ScheduleConfig):
+    """As a config may have it: also as a difference that means the same at every scale."""
+
+    longer: float = 1.0  # so many times the steps, behind the same warm-up
+
+    def resolved(self) -> ScheduleConfig:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ScheduleConfig)}
+        return ScheduleConfig(**{**values, "steps": round(self.steps * self.longer)})
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,8 @@ class Grid:
     threads: int
     rows: tuple[Row, ...]
     sets: tuple[str, ...]  # what --set changed, as written
-    chosen: tuple[str, ...]  # the rows to run: all, or those that --only names
+    left_out: tuple[str, ...]  # rows that this scale has only if --only names them
+    chosen: tuple[str, ...]  # the rows to run
     evaluation: Evaluation
     tensorboard: bool = False  # curves for it too, as --tensorboard: no part of what is computed
 
@@ -155,7 +168,10 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         if kind not in value:
             raise UserError(f"@{kind}: missing. A recipe names a {kind}, e.g. `{kind}: {{type: NAME}}`.")
         parts[kind] = registry.resolve(kind, value[kind], f"@{kind}")
-    schedule = dataclass_from(ScheduleConfig, value.get("schedule", {}), "@schedule")
+    written = dataclass_from(WrittenSchedule, value.get("schedule", {}), "@schedule")
+    if not 1 <= written.longer <= MOST_TIMES_LONGER:
+        raise UserError(f"@schedule.longer: must be at least 1 and at most {MOST_TIMES_LONGER}, not {written.longer}.")
+    schedule = written.resolved()
     training = dataclass_from(TokenizerTraining, value.get("tokenizer_training", {}), "@tokenizer_training")
     for name, config in (("schedule", schedule), ("tokenizer_training", training)):
         for key in ("steps", "batch"):

@@ -20,7 +20,7 @@ from mimbench.layers import Layers, find, parse, read_yaml
 
 GRID_KEYS = ("name", "title", "note", "base", "scale", "seeds", "protocols", "reference", "primary", "rows", "axes",
              "tensorboard")  # fmt: skip
-ROW_KEYS = ("name", "label", "paper", "base", *RECIPE_KEYS)
+ROW_KEYS = ("name", "label", "paper", "base", "left_out_at", *RECIPE_KEYS)
 SCALE_KEYS = ("scale", "note", "threads", "parts", "evaluation", *RECIPE_KEYS)
 MOST_SEEDS = 1000  # of one grid at a time; each is a training of every row
 
@@ -55,6 +55,9 @@ def load_grid(
     for row_name in only:
         if row_name not in names:
             raise unknown(f"{path}: --only", "row", row_name, names)
+    left_out = tuple(row.value["name"] for row in expanded if scale_path.stem in _left_out_at(row, path))
+    if len(left_out) == len(names) and not only:
+        raise UserError(f"{path}: scale {scale_path.stem} leaves every row out; name those to run with --only.")
     rows = tuple(
         _row(row, reference.value["name"], raw, path, scale_raw, scale_path, recipe_sets)
         for row, reference in zip(expanded, references, strict=True)
@@ -78,7 +81,8 @@ def load_grid(
         threads=_at_least_one(scale_raw.get("threads", 1), f"{scale_path}: threads"),
         rows=rows,
         sets=sets,
-        chosen=only or names,
+        left_out=left_out,
+        chosen=only or tuple(name for name in names if name not in left_out),
         evaluation=_evaluation(scale_raw, scale_path, overrides),
         tensorboard=coerce(bool, raw.get("tensorboard", False), f"{path}: tensorboard"),
     )
@@ -152,6 +156,13 @@ def _expand(raw: dict[str, Any], path: Path) -> list[_Expanded]:
         if names.count(name) > 1:
             raise UserError(f"{path}: rows: the name '{name}' is used twice.")
     return expanded
+
+
+def _left_out_at(row: _Expanded, path: Path) -> set[str]:
+    """The scales at which a row is too long, or too large, for anyone who has not asked for it."""
+    place = f"{row.place}.left_out_at"
+    scales = coerce(tuple[str, ...], row.value.get("left_out_at", []), place)
+    return {find(scale, "scales", path, place).stem for scale in scales}
 
 
 def _short_names(axes: list[str]) -> dict[str, str]:

@@ -73,8 +73,8 @@ def packaged(folder: str = "") -> Path:
     return root / folder
 
 
-def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
-    """A config by path, or by name: beside the file that names it, or among those that ship."""
+def find(name: str, folder: str = "", beside: Path | None = None, place: str | None = None) -> Path:
+    """A config by path, or by name: beside the file that names it, or among those that ship. An error is one at `place`."""
     candidates = [Path(name)] if beside is None else [beside.parent / name, beside.parent / folder / name]
     for root in (*candidates, packaged(folder) / name, packaged() / name):
         for path in (root, root.parent / f"{root.name}.yaml"):
@@ -84,7 +84,9 @@ def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
             except (OSError, ValueError):  # too long for a file name, or no name at all
                 continue
     shipped = [p.stem for p in packaged(folder).glob("*.yaml")]
-    raise unknown(f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped)
+    raise unknown(
+        place or f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped
+    )
 
 
 class Layers:

@@ -12,7 +12,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimbench import protocols
+from mimbench import cli, protocols
 from mimbench.config import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining
 from mimbench.errors import UserError
 from mimbench.files import canonical
@@ -222,6 +222,9 @@ def test_axes_that_end_alike_are_told_apart_by_the_shortest_ends_that_do(tmp_pat
         ("encoder.layer_scale=0", "--set encoder.layer_scale: must be greater than 0"),
         ("schedule.min_lr=1", "--set schedule.min_lr: must be at most lr"),
         ("tokenizer_training.images=0", "--set tokenizer_training.images: must be at least 1"),
+        ("schedule.longer=0.5", "--set schedule.longer: must be at least 1 and at most 1000, not 0.5"),
+        ("schedule.longer=1e300", "at most 1000"),
+        ("tokenizer_training.longer=2", "unknown key 'longer'"),
         ("data.name=2020-13-45", "not readable as YAML"),
         ("data.name=!!bool perhaps", "not readable as YAML"),
         ("data.name=!!timestamp x", "not readable as YAML"),
@@ -327,6 +330,45 @@ def test_a_default_written_out_is_the_same_run(tmp_path):
     names = keys(short)
     long = written(tmp_path, rows=[{"name": "b", "masker": {"type": "blockwise", "aspect": "3e-1", "exact": False}}])
     assert keys(long) == names
+
+
+def test_longer_is_so_many_times_the_scales_steps_and_the_same_run_as_these(tmp_path):
+    rows = [
+        {"name": "beit"},
+        {"name": "longer", "schedule": {"longer": 2.6667}},
+        {"name": "64", "schedule": {"steps": 64}},
+    ]
+    plan = make_plan(load_grid(written(tmp_path, rows=rows)))
+    assert [row.recipe.schedule.steps for row in plan.grid.rows] == [24, 64, 64]
+    assert {row.recipe.schedule.warmup for row in plan.grid.rows} == {4}
+    assert plan.rows["longer"] == plan.rows["64"] != plan.rows["beit"]
+
+
+def test_a_row_that_a_scale_leaves_out_is_run_there_when_it_is_named(tmp_path, capsys):
+    rows = [{"name": "beit"}, {"name": "longer", "schedule": {"longer": 3}, "left_out_at": ["smoke"]}]
+    path = written(tmp_path, rows=rows)
+    plan = make_plan(load_grid(path))
+    assert set(plan.rows["beit"]) == {0}
+    assert not plan.rows["longer"]
+    assert [row["runs"] for row in plan.record()["rows"]][1] == {}
+    assert set(make_plan(load_grid(path, only=("longer",))).rows["longer"]) == {0}
+    assert set(make_plan(load_grid(path, scale="tiny")).rows["longer"]) == {0}
+    assert cli.main(["plan", path]) == 0
+    assert "left out at this scale unless --only names it: longer" in capsys.readouterr().out
+    assert cli.main(["plan", path, "--only", "longer"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        (["tiniest"], "rows.0.left_out_at: unknown config in configs/scales 'tiniest'. Allowed: smoke, tiny"),
+        (3, "rows.0.left_out_at: must be a list"),
+        (["smoke"], "scale smoke leaves every row out"),
+    ],
+)
+def test_a_row_left_out_by_mistake_is_told(tmp_path, scales, words):
+    assert words in error_of(tmp_path, rows=[{"name": "a", "left_out_at": scales}])
 
 
 def test_tensorboard_is_one_line_of_a_grid_and_no_part_of_what_is_computed(tmp_path, ablations):

