@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mimbench.arguments import make_parser
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError, unknown
+from mimbench.importing import importing
 from mimbench.running import Tables, check_place, finish, print_scripts, run_here, send, where
 from mimbench.store import Store
 
@@ -44,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
-    from mimbench.grid import load_grid
-    from mimbench.plan import make_plan
-    from mimbench.report.published import lookup
+    with importing():
+        from mimbench.grid import load_grid
+        from mimbench.plan import make_plan
+        from mimbench.report.published import lookup
 
     grid = load_grid(
         options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only), sets=tuple(options.sets)

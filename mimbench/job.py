@@ -9,23 +9,25 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from mimbench import env, registry
 from mimbench.errors import Interrupted
-from mimbench.launch import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_TAKEN
+from mimbench.importing import importing
 from mimbench.progress import Progress, log_to
-from mimbench.run import default_place, execute
 from mimbench.stop import Stop
 from mimbench.store import Store
 
 # mmsegmentation takes seconds to import, and speaks of optional packages while it does
-with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+with importing(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
-    import mimbench.evals.segmentation  # noqa: F401
-from mimbench.evals import finetune as finetune  # all of the code now: an edit while a grid runs must not mix in
-from mimbench.evals import knn as knn
-from mimbench.evals import linear_probe as linear_probe
+    import torch
+
+    # all of the code now: an edit while a grid runs must not mix in
+    from mimbench import env, registry
+    from mimbench.evals import finetune as finetune
+    from mimbench.evals import knn as knn
+    from mimbench.evals import linear_probe as linear_probe
+    from mimbench.evals import segmentation as segmentation
+    from mimbench.launch import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_TAKEN
+    from mimbench.run import default_place, execute
 
 env.facts()  # the commit of this code, not of what is checked out when a run starts
 registry.load_plugins()

@@ -15,6 +15,7 @@ from typing import Any
 
 from mimbench.claim import slurm_job
 from mimbench.errors import Interrupted, RunFailed
+from mimbench.importing import importing
 from mimbench.progress import Progress, log_to
 from mimbench.slurm import queue
 from mimbench.stop import Stop
@@ -80,10 +81,11 @@ class Carry:
 def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> None:
     from dataclasses import replace
 
-    from mimbench import registry
-    from mimbench.pretrain.fit import Place
-    from mimbench.run import execute
-    from mimbench.slurm.distributed import Ranks, process_group
+    with importing():
+        from mimbench import registry
+        from mimbench.pretrain.fit import Place
+        from mimbench.run import execute
+        from mimbench.slurm.distributed import Ranks, process_group
 
     registry.load_plugins()
     ranks, work = Ranks.here(), store.run(name).work

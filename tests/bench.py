@@ -28,7 +28,7 @@ from mimbench.models.encoder import prefer_unfused_attention
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
 from mimbench.pretrain.fit import Place, Trainee, fit, parameter_groups, save_weights
-from mimbench.pretrain.step import draw_masks, make_encoder, make_pretraining
+from mimbench.pretrain.step import AHEAD, draw_masks, make_encoder, make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.progress import Progress
 from mimbench.store import Store
@@ -121,11 +121,15 @@ def parts_of_a_step() -> None:
     trainee = Trainee(objective, ScheduleConfig(precision=recipe["schedule"]["precision"]), 0, Place())
     wrapper = OptimWrapper(torch.optim.AdamW(objective.parameters()))
     raw = torch.rand(BATCH, 3, 32, 32)
-    counter = itertools.count()
+    counter, others = itertools.count(), itertools.count(10**6)
 
     def step() -> None:
         trainee.step = next(counter)
         trainee.train_step({"raw": raw}, wrapper)
+
+    def draw_ahead() -> None:  # as many as a step draws at a time, one step in so many
+        for _ in range(AHEAD):
+            draw_masks(objective.masker, BATCH, objective.encoder, "masked", 0, next(others))
 
     def tokenise() -> None:
         with torch.no_grad():  # in fp32, as the step has it
@@ -140,9 +144,10 @@ def parts_of_a_step() -> None:
         times = interleaved(
             step=step,
             tokenizer=tokenise,
-            masker=lambda: draw_masks(objective.masker, BATCH, objective.encoder, "masked", 0, next(counter)),
+            masker=draw_ahead,
             loader=lambda: dataset.__getitems__(keys),
         )
+    times["masker"] = [seconds / AHEAD for seconds in times["masker"]]
     print(f"whole BEiT step: {BATCH / statistics.median(times['step']):.0f} images/s; of it "
           + ", ".join(f"{name} {100 * ratio(times, name, 'step'):.1f} %" for name in ("tokenizer", "masker", "loader")))  # fmt: skip
     within(ratio(times, "masker", "step"), 0.01, "the masker's share of a step")

@@ -17,6 +17,7 @@ LAYERS = [
         "store",
         "env",
         "compat",
+        "importing",
         "coerce",
         "stop",
         "progress",
@@ -42,7 +43,8 @@ def _level(top: str) -> int | None:
 def _imports(path: Path) -> set[str]:
     """Every `mimbench.x` a file imports at its top level, as x."""
     found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for node in [*body, *(inner for block in body if isinstance(block, ast.With) for inner in block.body)]:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             if node.module == "mimbench":
                 found |= {alias.name for alias in node.names}

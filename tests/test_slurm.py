@@ -1,13 +1,9 @@
-"""Grids on a real SLURM: the same table, submitted once, killed in every way."""
+"""Grids on a real SLURM: the same table, submitted once, stopped by time limits."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import random
 import re
-import signal
 import time
 
 import pytest
@@ -144,80 +140,7 @@ def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
     assert set(settle(results).values()) == {"done"}
 
 
-# killed in every way
-
-
-LONG = (*WAITING, "--set", "protocols.finetune.epochs=40")
-
-
-def _running(results):
-    """(folder, owner) of the runs that somebody holds, past their start."""
-    found = []
-    for folder in Store(results).all_runs():
-        owner = folder.claim_owner()
-        if owner and not folder.done() and owner.get("job"):
-            found.append((folder, owner))
-    return found
-
-
-def preempt(owner):
-    words = ["sbatch", "--partition=main", "--exclusive", "--nodes=1", f"--nodelist={owner['host']}"]
-    slurm(*words, "--output=/dev/null", "--wrap=sleep 5")
-
-
-WAYS = {  # to end a job that its author did not ask for
-    "signal": lambda owner: slurm("scancel", "--signal=USR2", owner["job"]),
-    "terminate": lambda owner: slurm("scancel", "--signal=TERM", owner["job"]),
-    "requeue": lambda owner: slurm("scontrol", "requeue", owner["job"]),
-    "kill": lambda owner: os.kill(owner["pid"], signal.SIGKILL),
-    "limit": lambda owner: slurm("scontrol", "update", f"JobId={owner['job']}", "TimeLimit=1"),
-    "preempt": preempt,
-}
-
-
-def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
-    cluster, results, tmp_path, rendered, with_finetuning
-):
-    seed = random.randrange(10**6)
-    print(f"seed of the chaos: {seed}")
-    rng = random.Random(seed)
-    clean = new_results(tmp_path / "clean", rendered)
-    assert run_grid(clean, "local:2", *LONG, grid=with_finetuning).returncode == 0
-    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, **lasting(30))
-    assert run_grid(results, profile, *LONG, grid=with_finetuning).returncode == 0
-    struck, hit = [], set()
-    end = time.monotonic() + 600
-    while time.monotonic() < end:
-        found = states(results)
-        if set(found.values()) == {"done"}:
-            break
-        running = [r for r in _running(results) if found.get(r[0].name) == "running"]
-        for folder, owner in running if len(struck) < 20 else []:
-            attempt = (folder.name, len(folder.attempts()))
-            way = list(WAYS)[len(struck) % len(WAYS)]
-            time.sleep(rng.uniform(0, 2))
-            if attempt not in hit and folder.claim_owner() == owner:
-                with contextlib.suppress(ProcessLookupError):
-                    WAYS[way](owner)
-                    struck.append((way, folder.kind))
-                    hit.add(attempt)
-        if "failed" in found.values():  # beside those that still run
-            retried = mimbench("retry", "--results", results, "--on", profile)
-            assert retried.returncode == 0, retried.stderr
-        time.sleep(0.5)
-    found = settle(results)
-    assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
-    print(struck)
-    assert len(struck) >= 20
-    attempts = sum(len(f.attempts()) for f in Store(results).all_runs())
-    assert attempts - len(found) >= 10  # in the middle of a run; a signal in its last moment changes nothing
-    assert {way for way, _ in struck} == set(WAYS)
-    assert tables(results) == tables(clean)
-    for folder in (results / "runs").iterdir():  # nothing that was finished was begun again
-        done = (folder / "result.json").stat().st_mtime
-        assert all(p.stat().st_mtime <= done for p in (folder / "attempts").iterdir())
-    for path in (clean / "runs").glob("*/curve.csv"):
-        assert path.read_bytes() == (results / "runs" / path.parent.name / "curve.csv").read_bytes()
+# time limits
 
 
 def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):

@@ -63,7 +63,7 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
 
 
 def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, kinds={"pretrain": {"nodes": 2, "ranks": 1}}, **lasting(600))
+    profile = write_profile(tmp_path, kinds={"pretrain": {"nodes": 2, "ranks": 1}}, **lasting(100))
     assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
@@ -300,7 +300,7 @@ def bare(bare_cluster, monkeypatch):
 
 
 def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(600))
+    profile = write_profile(tmp_path, **lasting(100))
     assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())

@@ -19,7 +19,7 @@ from mimbench.grid import load_grid
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
 from mimbench.pretrain.fit import Place, learning_rate, load_weights
-from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.step import draw_masks, make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.run import execute
 from mimbench.stop import Stop
@@ -57,6 +57,16 @@ def same(first, second):
 @pytest.fixture
 def reference(ablations, tmp_path, cache):
     return trained(ablations, tmp_path, cache, "reference", Place())
+
+
+def test_the_masks_of_a_step_are_those_of_its_number_whichever_were_drawn_before(ablations):
+    objective = objective_of(ablations, "beit")
+    for step in (0, 1, 9, 8, 3, 3, 17, 4):
+        alone = draw_masks(objective.masker, 16, objective.encoder, "masked", 0, step)
+        for masks in (objective.masks(16, step), objective_of(ablations, "beit").masks(16, step)):
+            assert torch.equal(masks.hidden, alone.hidden)
+            assert torch.equal(masks.predicted, alone.predicted)
+    assert objective.masks(4, 5).hidden.shape == (4, 64)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -41,6 +41,9 @@ def _with_positions(hidden: Tensor, over: str, drop: bool, total: int) -> Masks:
     return Masks(hidden, predicted, kept, total or len(predicted))
 
 
+AHEAD = 8  # steps whose masks are drawn together: alone, a masker finds its code and tables gone from the caches
+
+
 class Pretraining(Objective):
     """tokenizer(batch) -> targets; encoder(batch, masks) -> features; decoder -> predictions; loss over positions."""
 
@@ -50,6 +53,7 @@ class Pretraining(Objective):
         # in a list: a frozen tokenizer is no part of what is trained, saved or wrapped
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.masker = registry.build("masker", recipe["masker"])
+        self._drawn: dict[tuple[int, int], Masks] = {}
         self.loss = registry.build("loss", recipe["loss"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "decoder"))
@@ -61,7 +65,7 @@ class Pretraining(Objective):
     def prepare(self, batch: dict[str, Tensor], step: int, place: Place) -> list[Any]:
         raw = batch["raw"]
         share, drop = len(raw), self.encoder.config.masking == "drop"
-        whole = draw_masks(self.masker, share * place.world, self.encoder, self.loss.over, self.seed, step)
+        whole = self.masks(share * place.world, step)
         size = min(place.micro_batch or share, share)
         if size == share and place.world == 1:
             return [{"raw": raw, "masks": whole}]
@@ -70,6 +74,15 @@ class Pretraining(Objective):
             {"raw": images, "masks": _with_positions(hidden, self.loss.over, drop, whole.total)}
             for images, hidden in zip(raw.split(size), mine.split(size), strict=True)
         ]
+
+    def masks(self, batch: int, step: int) -> Masks:
+        """Those of a step's whole global batch: a function of (seed, step), whichever steps were asked for before."""
+        if (batch, step) not in self._drawn:
+            self._drawn = {
+                (batch, near): draw_masks(self.masker, batch, self.encoder, self.loss.over, self.seed, near)
+                for near in range(step, step + AHEAD)
+            }
+        return self._drawn.pop((batch, step))
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
         masks, grid = micro["masks"], self.encoder.grid

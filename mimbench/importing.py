@@ -1,0 +1,23 @@
+"""Imports of what is heavy, a third sooner."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Without the garbage collector: it would look through all that imports make, again and again, and find nothing.
+
+    Nor does it look there later.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
