@@ -25,9 +25,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-# three processes on two cores: two of them begin with the tests on SLURM, which wait a lot. A file stays in one process
+# four processes on two cores: three of them begin with the tests on SLURM, which wait a lot. A file stays in one process
 test: setup-test
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12
 
 lint: setup-test
 	$(VENV)/bin/ruff check .

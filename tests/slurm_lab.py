@@ -124,7 +124,7 @@ def tables(results, name="short.smoke"):
     return {p.name: p.read_bytes() for p in (results / "reports" / name).glob("table.*")}
 
 
-def until(what, seconds=60):
+def until(what, seconds=180):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = what()

@@ -73,7 +73,7 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
     owner = folder.claim_owner()["pid"]
     os.kill(next(p for p in pids if p != owner), signal.SIGKILL)
     begun = time.monotonic()
-    found = settle(results, 60)
+    found = settle(results, 120)
     assert found[folder.name] == "failed"
     assert time.monotonic() - begun < 30
     assert not _ranks_of(job)
@@ -197,7 +197,7 @@ def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, resu
     until(lambda: (folder.work / "checkpoint.pt").exists())
     _read_only(cluster, results, True)
     try:
-        found = settle(results, 90)
+        found = settle(results, 150)
         assert found[folder.name] == "failed"
         status = mimbench("status", "--results", results).stdout
         assert "cannot be written now" in status
@@ -228,7 +228,7 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
     done = mimbench("cancel", "short", "--results", results)
     assert done.returncode == 0, done.stderr
     assert "2 jobs cancelled" in done.stdout
-    found = settle(results, 60)
+    found = settle(results, 120)
     assert found[folder.name] == "stopped"
     assert set(found.values()) == {"stopped", "planned"}
     assert (folder.work / "checkpoint.pt").exists()  # it saved before it went
@@ -305,7 +305,7 @@ def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare
     folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: (folder.work / "progress.json").exists())
     os.kill(folder.claim_owner()["pid"], signal.SIGKILL)
-    found = settle(results, 90)
+    found = settle(results, 150)
     assert found[folder.name] == "failed"
     assert found[next(n for n in found if n.startswith("knn"))] == "blocked"
     assert "without a word (no accounting here)" in mimbench("status", "--results", results).stdout
