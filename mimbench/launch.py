@@ -259,4 +259,7 @@ def merge_record(plan: Plan, store: Store) -> None:
                 if earlier.get("key") == row["key"]:
                     row["runs"] = {**earlier["runs"], **row["runs"]}
             record["seeds"] = sorted({int(seed) for row in record["rows"] for seed in row["runs"]})
+    compared = {row.reference for row in plan.grid.rows} | {(plan.grid.primary or {}).get("row")}
+    absent = set(plan.grid.left_out) - compared
+    record["rows"] = [row for row in record["rows"] if row["runs"] or row["name"] not in absent]
     write_json(path, record)

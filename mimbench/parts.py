@@ -75,6 +75,19 @@ class Masker(Protocol):
         ...
 
 
+MASKED_SHARE = 0.4  # of the patches, unless a masker is told; BEiT's
+
+
+def check_amount(ratio: float, count: int | None) -> None:
+    """How much to mask, for a masker that takes either: a share `ratio` of the patches, or a `count` of them."""
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio must lie between 0 and 1, not {ratio}.")
+    if count is not None and ratio != MASKED_SHARE:
+        raise ValueError(f"give ratio or count, not both (ratio {ratio}, count {count}).")
+    if count is not None and count < 1:
+        raise ValueError(f"count must be at least 1, not {count}.")
+
+
 class Tokenizer(nn.Module):
     """Turns images into targets, one per patch, without a gradient."""
 

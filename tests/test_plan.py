@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from mimbench import launch
 from mimbench.files import read_json
 from mimbench.grid import load_grid
 from mimbench.plan import describe, estimate, make_plan
+from mimbench.report.build import build_report
 from mimbench.store import run_name
 
 EVALUATIONS = {"finetune", "segmentation", "linear_probe", "knn"}
@@ -92,7 +94,33 @@ def test_the_record_keeps_seeds_and_rows_of_earlier_calls(ablations, store):
     launch.prepare(plan_of(ablations, seeds=1, only=("beit",)), store)
     record = read_json(store.grid_path("ablations", "smoke"))
     assert record["seeds"] == [0, 1]
-    assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"] if row["name"] != "longer")
+    assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"])
+
+
+def test_a_row_that_the_scale_leaves_out_is_in_the_record_once_it_was_asked_for(ablations, store):
+    names = lambda: [row["name"] for row in read_json(store.grid_path("ablations", "smoke"))["rows"]]
+    launch.prepare(plan_of(ablations, seeds=1), store)
+    assert "longer" not in names()
+    launch.prepare(plan_of(ablations, seeds=1, only=("longer",)), store)
+    assert names()[-2:] == ["longer", "scratch"]
+    launch.prepare(plan_of(ablations, seeds=2), store)
+    record = read_json(store.grid_path("ablations", "smoke"))
+    assert {row["name"]: len(row["runs"]) for row in record["rows"]} == {
+        name: 1 + (name != "longer") for name in names()
+    }
+
+
+def test_a_reference_and_a_primary_row_that_the_scale_leaves_out_do_not_end_the_report(tmp_path, store):
+    rows = [{"name": "beit", "left_out_at": ["smoke"]}, {"name": "scratch", "pretrain": False},
+            {"name": "longer", "schedule": {"longer": 2}, "left_out_at": ["smoke"]},
+            {"name": "longest", "schedule": {"longer": 3}, "left_out_at": ["smoke"]}]  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    grid = {"name": "mine", "base": "beit", "scale": "smoke", "protocols": ["knn"], "rows": rows, "reference": "beit",
+            "primary": {"row": "longer", "protocol": "knn"}}  # fmt: skip
+    path.write_text(yaml.safe_dump(grid))
+    launch.prepare(plan_of(str(path)), store)
+    build_report(store, "mine", "smoke")
+    assert [row["name"] for row in read_json(store.grid_path("mine", "smoke"))["rows"]] == ["beit", "scratch", "longer"]
 
 
 def test_the_record_never_mixes_two_definitions_of_a_row(ablations, store):

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mimbench.parts import MASKED_SHARE, check_amount
 from mimbench.registry import MASKERS
 
-DEFAULT_RATIO = 0.4
 ATTEMPTS = 10  # failed attempts at one block after which the published algorithm gives an image up
 WORD = np.dtype("<u8")  # a mask is a bit set of 64-bit words, patch 0 in the lowest bit
 
@@ -35,18 +35,13 @@ class Blockwise:
 
     def __init__(
         self,
-        ratio: float = DEFAULT_RATIO,
+        ratio: float = MASKED_SHARE,
         count: int | None = None,
         min_block: int = 16,
         aspect: float = 0.3,
         exact: bool = False,
     ) -> None:
-        if not 0 < ratio < 1:
-            raise ValueError(f"ratio must lie between 0 and 1, not {ratio}.")
-        if count is not None and ratio != DEFAULT_RATIO:
-            raise ValueError(f"give ratio or count, not both (ratio {ratio}, count {count}).")
-        if count is not None and count < 1:
-            raise ValueError(f"count must be at least 1, not {count}.")
+        check_amount(ratio, count)
         if min_block < 1:
             raise ValueError(f"min_block must be at least 1 patch, not {min_block}.")
         if not 0 < aspect <= 1:

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mimbench.parts import MASKED_SHARE, check_amount
 from mimbench.registry import MASKERS
-
-DEFAULT_RATIO = 0.4
 
 
 @MASKERS.register_module("random")
@@ -23,13 +22,8 @@ class Random:
     version = 1
     constant_count = True
 
-    def __init__(self, ratio: float = DEFAULT_RATIO, count: int | None = None, cell: int = 1) -> None:
-        if not 0 < ratio < 1:
-            raise ValueError(f"ratio must lie between 0 and 1, not {ratio}.")
-        if count is not None and ratio != DEFAULT_RATIO:
-            raise ValueError(f"give ratio or count, not both (ratio {ratio}, count {count}).")
-        if count is not None and count < 1:
-            raise ValueError(f"count must be at least 1, not {count}.")
+    def __init__(self, ratio: float = MASKED_SHARE, count: int | None = None, cell: int = 1) -> None:
+        check_amount(ratio, count)
         if cell < 1:
             raise ValueError(f"cell must be at least 1 patch, not {cell}.")
         if count is not None and count % cell**2:
