@@ -80,12 +80,13 @@ class Plan:
 
 
 def describe(row: Row) -> str:
-    """A row in a few words: what it is told what, behind which mask."""
+    """A row in a few words: what is told what, behind which mask, for how long."""
     recipe = row.recipe
     if not recipe.pretrain:
         return "no pre-training"
     where = "all" if recipe.loss.get("over") == "all" else "masked"
-    return f"{recipe.tokenizer['type']}, {recipe.masker['type']} masking, {recipe.loss['type']} over {where} positions"
+    what = f"{recipe.tokenizer['type']}, {recipe.masker['type']} masking, {recipe.loss['type']} over {where} positions"
+    return f"{what}, {recipe.schedule.steps} steps"
 
 
 class DataSets:

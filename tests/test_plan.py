@@ -166,6 +166,7 @@ def test_an_estimate_counts_what_is_done_and_uses_recorded_costs(ablations, stor
 
 def test_a_row_is_described_in_a_few_words(ablations):
     rows = {row.name: describe(row) for row in load_grid(ablations).rows}
-    assert rows["beit"] == "dvae, blockwise masking, cross_entropy over masked positions"
-    assert rows["recover-all"].endswith("over all positions")
+    assert rows["beit"] == "dvae, blockwise masking, cross_entropy over masked positions, 1500 steps"
+    assert "over all positions" in rows["recover-all"]
+    assert rows["longer"].endswith("masked positions, 4000 steps")
     assert rows["scratch"] == "no pre-training"

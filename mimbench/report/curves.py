@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Read = Callable[[Any], dict[float, float]]  # raw values of a result -> x -> score
+PANEL_LETTERS = 28  # of a title, a line of the width of one panel of three
 POINTS = 200  # drawn of a curve: each the mean of a stretch of steps
 
 
@@ -62,7 +64,7 @@ def pretraining(analysis: Analysis) -> Figure | None:
         for points in seeds.values():
             steps, losses = zip(*points, strict=True)
             sns.lineplot(x=steps, y=losses, ax=axes, color=ACCENT, alpha=0.6, linewidth=1.2, errorbar=None)
-        axes.set_title(label, fontsize=10)
+        axes.set_title(textwrap.fill(label, PANEL_LETTERS), fontsize=10)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
     return figure
@@ -158,7 +160,7 @@ def _small_multiples(count: int, across: int) -> tuple[Figure, list[Axes]]:
 
     across = min(across, count)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(9.2, 2.1 * down + 0.3))
+    figure = Figure(figsize=(9.2, 2.3 * down + 0.3))
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for spare in axes[count:]:
         spare.remove()
