@@ -97,7 +97,7 @@ def _print_plan(plan: Plan, store: Store) -> int:
 
     rows = estimate(plan, store)
     grid = plan.grid
-    size = f"{len(grid.chosen)} rows x {len(grid.seeds)} seeds"
+    size = f"{len(set(grid.chosen))} rows x {len(grid.seeds)} seeds"
     print(f"{grid.name} at scale {grid.scale}: {size}; {plan.precision} where the precision is auto")
     if waiting := [row for row in grid.left_out if row not in grid.chosen]:
         print(f"left out at this scale unless --only names it: {', '.join(waiting)}")

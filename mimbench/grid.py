@@ -55,7 +55,9 @@ def load_grid(
     for row_name in only:
         if row_name not in names:
             raise unknown(f"{path}: --only", "row", row_name, names)
-    left_out = tuple(row.value["name"] for row in expanded if scale_path.stem in _left_out_at(row, path))
+    left_out = tuple(
+        row.value["name"] for row in expanded if scale_path.stem in _left_out_at(row, path, scale_path.stem)
+    )
     if len(left_out) == len(names) and not only:
         raise UserError(f"{path}: scale {scale_path.stem} leaves every row out; name those to run with --only.")
     rows = tuple(
@@ -158,11 +160,11 @@ def _expand(raw: dict[str, Any], path: Path) -> list[_Expanded]:
     return expanded
 
 
-def _left_out_at(row: _Expanded, path: Path) -> set[str]:
-    """The scales at which a row is too long, or too large, for anyone who has not asked for it."""
+def _left_out_at(row: _Expanded, path: Path, scale: str) -> set[str]:
+    """The scales at which a row takes too long, or does not fit, and is there only if it is asked for."""
     place = f"{row.place}.left_out_at"
     scales = coerce(tuple[str, ...], row.value.get("left_out_at", []), place)
-    return {find(scale, "scales", path, place).stem for scale in scales}
+    return {name if name == scale else find(name, "scales", path, place).stem for name in scales}
 
 
 def _short_names(axes: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 def importing() -> Iterator[None]:
     """Without the garbage collector: it would look through all that imports make, again and again, and find nothing.
 
-    Nor does it look there later.
+    Nor does it look there later: at nothing that is there when it comes back. So this belongs to the start of a process.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -225,8 +226,11 @@ def evaluate(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place
 
 def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str, Any]]:
     """mmsegmentation takes seconds to import: only what is needed."""
-    with importing():
-        return importlib.import_module(f"mimbench.evals.{kind}").evaluate
+    module = f"mimbench.evals.{kind}"
+    if module not in sys.modules:
+        with importing():
+            importlib.import_module(module)
+    return sys.modules[module].evaluate
 
 
 def _data_fingerprint(spec: dict[str, Any]) -> str:

@@ -359,6 +359,21 @@ def test_a_row_that_a_scale_leaves_out_is_run_there_when_it_is_named(tmp_path, c
     assert "left out" not in capsys.readouterr().out
 
 
+def test_a_row_that_a_scale_leaves_out_need_not_fit_it(tmp_path):
+    big = {"name": "big", "masker": {"type": "blockwise", "count": 100}, "left_out_at": ["smoke"]}
+    path = written(tmp_path, rows=[{"name": "beit"}, big])
+    make_plan(load_grid(path))
+    with pytest.raises(UserError, match="row 'big': count: 100 is more than the 64 patches"):
+        make_plan(load_grid(path, only=("big",)))
+
+
+def test_a_row_is_left_out_at_a_scale_of_ones_own_by_its_name(tmp_path):
+    (tmp_path / "photos.yaml").write_text((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
+    rows = [{"name": "beit"}, {"name": "longer", "schedule": {"longer": 3}, "left_out_at": ["photos"]}]
+    grid = load_grid(written(tmp_path, rows=rows), scale=str(tmp_path / "photos.yaml"))
+    assert grid.chosen == ("beit",)
+
+
 @pytest.mark.parametrize(
     ("scales", "words"),
     [

@@ -52,7 +52,7 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
     rng = random.Random(seed)
     clean = new_results(tmp_path / "clean", rendered)
     assert run_grid(clean, "local:2", *LONG, grid=with_finetuning).returncode == 0
-    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, **lasting(30))
+    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, **lasting(60))
     assert run_grid(results, profile, *LONG, grid=with_finetuning).returncode == 0
     struck, hit = [], set()
     end = time.monotonic() + 600
@@ -69,10 +69,12 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
                 with contextlib.suppress(ProcessLookupError):
                     WAYS[way](owner)
                     struck.append((way, folder.kind))
-                    hit.add(attempt)
-        if "failed" in found.values():  # beside those that still run
+                    if way != "limit":  # it comes later, or not at all
+                        hit.add(attempt)
+        if "failed" in found.values() or not {"running", "queued"} & set(found.values()):
+            # beside those that still run; it refuses a run whose parent ends at this moment, and is called again then
             retried = mimbench("retry", "--results", results, "--on", profile)
-            assert retried.returncode == 0, retried.stderr
+            assert retried.returncode in (0, 1), retried.stderr
         time.sleep(0.5)
     found = settle(results)
     assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
