@@ -52,10 +52,11 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
     rng = random.Random(seed)
     clean = new_results(tmp_path / "clean", rendered)
     assert run_grid(clean, "local:2", *LONG, grid=with_finetuning).returncode == 0
-    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, **lasting(60))
+    # a time limit is a minute at least; told 30 s before, it also stops runs that last that long
+    profile = write_profile(tmp_path, partition="low", max_requeues=500, fruitless=50, grace_seconds=30, **lasting(30))
     assert run_grid(results, profile, *LONG, grid=with_finetuning).returncode == 0
     struck, hit = [], set()
-    end = time.monotonic() + 600
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         found = states(results)
         if set(found.values()) == {"done"}:
