@@ -99,8 +99,8 @@ def _print_plan(plan: Plan, store: Store) -> int:
     grid = plan.grid
     size = f"{len(set(grid.chosen))} rows x {len(grid.seeds)} seeds"
     print(f"{grid.name} at scale {grid.scale}: {size}; {plan.precision} where the precision is auto")
-    if waiting := [row for row in grid.left_out if row not in grid.chosen]:
-        print(f"left out at this scale unless --only names it: {', '.join(waiting)}")
+    if grid.left_out:
+        print(f"left out at this scale unless --only names it: {', '.join(grid.left_out)}")
     print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'left, min of one process':>27}")
     for row in rows:
         basis = "measured" if row.measured else "estimated"

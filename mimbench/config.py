@@ -140,7 +140,7 @@ class Grid:
     threads: int
     rows: tuple[Row, ...]
     sets: tuple[str, ...]  # what --set changed, as written
-    left_out: tuple[str, ...]  # rows that this scale has only if --only names them
+    left_out: tuple[str, ...]  # rows that this scale has only if --only names them, and it does not
     chosen: tuple[str, ...]  # the rows to run
     evaluation: Evaluation
     tensorboard: bool = False  # curves for it too, as --tensorboard: no part of what is computed

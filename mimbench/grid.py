@@ -55,10 +55,9 @@ def load_grid(
     for row_name in only:
         if row_name not in names:
             raise unknown(f"{path}: --only", "row", row_name, names)
-    left_out = tuple(
-        row.value["name"] for row in expanded if scale_path.stem in _left_out_at(row, path, scale_path.stem)
-    )
-    if len(left_out) == len(names) and not only:
+    at_this_scale = tuple(row.value["name"] for row in expanded if not _is_left_out(row, path, scale_path.stem))
+    chosen = only or at_this_scale
+    if not chosen:
         raise UserError(f"{path}: scale {scale_path.stem} leaves every row out; name those to run with --only.")
     rows = tuple(
         _row(row, reference.value["name"], raw, path, scale_raw, scale_path, recipe_sets)
@@ -83,8 +82,8 @@ def load_grid(
         threads=_at_least_one(scale_raw.get("threads", 1), f"{scale_path}: threads"),
         rows=rows,
         sets=sets,
-        left_out=left_out,
-        chosen=only or tuple(name for name in names if name not in left_out),
+        left_out=tuple(name for name in names if name not in at_this_scale and name not in chosen),
+        chosen=chosen,
         evaluation=_evaluation(scale_raw, scale_path, overrides),
         tensorboard=coerce(bool, raw.get("tensorboard", False), f"{path}: tensorboard"),
     )
@@ -160,11 +159,12 @@ def _expand(raw: dict[str, Any], path: Path) -> list[_Expanded]:
     return expanded
 
 
-def _left_out_at(row: _Expanded, path: Path, scale: str) -> set[str]:
-    """The scales at which a row takes too long, or does not fit, and is there only if it is asked for."""
+def _is_left_out(row: _Expanded, path: Path, scale: str) -> bool:
+    """Whether a row takes too long at a scale, or does not fit, and so is there only if it is asked for."""
     place = f"{row.place}.left_out_at"
     scales = coerce(tuple[str, ...], row.value.get("left_out_at", []), place)
-    return {name if name == scale else find(name, "scales", path, place).stem for name in scales}
+    # a list: every name is looked up, the misspelt one behind the right one too
+    return any([name == scale or find(name, "scales", path, place).stem == scale for name in scales])
 
 
 def _short_names(axes: list[str]) -> dict[str, str]:

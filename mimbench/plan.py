@@ -125,9 +125,10 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
     sets = DataSets()
     _check_neighbours(columns, grid, sets)
-    for row in (row for row in grid.rows if row.name in grid.chosen or row.name not in grid.left_out):
-        check_pairing(row, grid, sets)
-        _check_neck(columns, row, grid)
+    for row in grid.rows:
+        if row.name not in grid.left_out:
+            check_pairing(row, grid, sets)
+            _check_neck(columns, row, grid)
     bases = {row.name: _base_specs(row, grid, precision, sets) for row in grid.rows}
     evaluations = _evaluation_specs(grid, columns, sets)
     chosen = [row for row in grid.rows if row.name in grid.chosen]

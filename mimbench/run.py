@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from mimbench.data.sampling import BatchSampler, derive
 from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.evals.common import Subject
 from mimbench.files import fingerprint, sha256_file, write_json
-from mimbench.importing import importing
 from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
@@ -226,11 +224,7 @@ def evaluate(store: Store, folder: RunFolder, spec: dict[str, Any], place: Place
 
 def _evaluator(kind: str) -> Callable[[Subject, dict[str, Any], Place], dict[str, Any]]:
     """mmsegmentation takes seconds to import: only what is needed."""
-    module = f"mimbench.evals.{kind}"
-    if module not in sys.modules:
-        with importing():
-            importlib.import_module(module)
-    return sys.modules[module].evaluate
+    return importlib.import_module(f"mimbench.evals.{kind}").evaluate
 
 
 def _data_fingerprint(spec: dict[str, Any]) -> str:

@@ -102,6 +102,13 @@ def run_grid(results, on, *words, grid=GRID):
     return mimbench("run", "grid", grid, "--results", results, "--on", on, *words)
 
 
+def waiting_run(results, folder, seconds, **settings):
+    """A pre-training whose steps take so long together, submitted."""
+    profile = write_profile(folder, **lasting(seconds), **settings)
+    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
+    return next(f for f in Store(results).all_runs() if f.kind == "pretrain")
+
+
 def states(results, name="short.smoke"):
     store = Store(results)
     names = runs_of(read_grid(store.root / "grids" / f"{name}.json"))

@@ -11,16 +11,14 @@ from commands import mimbench, mimbench_process
 from slurm_lab import (
     GRID,
     STEPS,
-    WAITING,
-    lasting,
     new_results,
     run_grid,
-    runs_of_kind,
     settle,
     slurm,
     states,
     tables,
     until,
+    waiting_run,
     write_profile,
 )
 
@@ -145,24 +143,19 @@ def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
 
 def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):
     """One minute each, the least that SLURM knows; children wait for the last piece."""
-    profile = write_profile(tmp_path, hours=1 / 60, checkpoint_seconds=1000, **lasting(50))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
+    folder = waiting_run(results, tmp_path, 50, hours=1 / 60, checkpoint_seconds=1000)
     assert set(settle(results).values()) == {"done"}
-    (run,) = runs_of_kind(results, "pretrain")
-    folder = Store(results).run(run.name)
     found = [a["found"] for a in folder.attempts()]
     assert len(found) >= 2
     assert all("at step" in words for (words,) in found[1:])
     assert (folder.work / "log.txt").read_text().count("stopped in order and requeued") == len(found) - 1
-    steps = [int(line.split(",")[0]) for line in (run / "curve.csv").read_text().splitlines()[1:]]
+    steps = [int(line.split(",")[0]) for line in (folder.path / "curve.csv").read_text().splitlines()[1:]]
     assert steps == sorted(set(steps))
 
 
 def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, results, tmp_path):
     """Its first step outlasts the time it is given: requeued as it is, and not for ever."""
-    profile = write_profile(tmp_path, fruitless=2, grace_seconds=2, **lasting(120 * STEPS))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 120 * STEPS, fruitless=2, grace_seconds=2)
     for attempt in (1, 2):
         until(lambda attempt=attempt: len(folder.attempts()) >= attempt)
         slurm("scancel", "--signal=USR2", folder.submission()["job"])

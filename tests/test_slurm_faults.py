@@ -14,7 +14,6 @@ import torch
 from commands import mimbench
 from slurm_lab import (
     SCRIPT,
-    WAITING,
     bring_up,
     lasting,
     new_results,
@@ -26,6 +25,7 @@ from slurm_lab import (
     states,
     take_down,
     until,
+    waiting_run,
     write_profile,
 )
 
@@ -63,9 +63,7 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
 
 
 def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, kinds={"pretrain": {"nodes": 2, "ranks": 1}}, **lasting(100))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 100, kinds={"pretrain": {"nodes": 2, "ranks": 1}})
     until(lambda: (folder.work / "progress.json").exists())
     job = folder.submission()["job"]
     pids = _ranks_of(job)
@@ -120,9 +118,7 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
 
 
 def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(20))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists() or folder.done())
     owner = folder.claim_owner()
     node = owner["host"]
@@ -163,9 +159,7 @@ def _host_of(entry):
 
 
 def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(20))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists())
     away = results.with_name("away")
     results.rename(away)
@@ -191,9 +185,7 @@ def _read_only(cluster, folder, yes):
 
 
 def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(20))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists())
     _read_only(cluster, results, True)
     try:
@@ -221,9 +213,7 @@ def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, 
 
 
 def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(20))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "progress.json").exists())
     done = mimbench("cancel", "short", "--results", results)
     assert done.returncode == 0, done.stderr
@@ -235,7 +225,7 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
     again = mimbench("retry", "--results", results)
     assert again.returncode == 2
     assert "was submitted: say --on slurm:" in again.stderr  # not on the login node unawares
-    on = ("--on", profile)
+    on = ("--on", write_profile(tmp_path, **lasting(20)))
     assert mimbench("retry", "--results", results, *on).returncode == 0
     until(lambda: states(results)[folder.name] == "running" and len(folder.attempts()) == 2)
     until(lambda: (folder.work / "progress.json").exists())
@@ -300,9 +290,7 @@ def bare(bare_cluster, monkeypatch):
 
 
 def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare, results, tmp_path):
-    profile = write_profile(tmp_path, **lasting(100))
-    assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
-    folder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
+    folder = waiting_run(results, tmp_path, 100)
     until(lambda: (folder.work / "progress.json").exists())
     os.kill(folder.claim_owner()["pid"], signal.SIGKILL)
     found = settle(results, 150)

@@ -72,10 +72,12 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(
                     struck.append((way, folder.kind))
                     if way != "limit":  # it comes later, or not at all
                         hit.add(attempt)
-        if "failed" in found.values() or not {"running", "queued"} & set(found.values()):
-            # beside those that still run; it refuses a run whose parent ends at this moment, and is called again then
+        moving = {"running", "queued"} & set(found.values())
+        if "failed" in found.values() or not moving:
             retried = mimbench("retry", "--results", results, "--on", profile)
-            assert retried.returncode in (0, 1), retried.stderr
+            # beside those that still run it refuses a run whose parent ends at this moment, and is called again
+            refused = moving and retried.returncode == 1 and "may just have ended" in retried.stderr
+            assert retried.returncode == 0 or refused, retried.stderr
         time.sleep(0.5)
     found = settle(results)
     assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
