@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,9 +79,10 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
 
 
 def _ranks_of(job):
-    """Process ids of the ranks of a job on this machine, which is all of its nodes."""
+    """Process ids of the ranks of a job on this machine, which is all of its nodes; another cluster's may have its number."""
     array, _, task = job.partition("_")
     wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"} if task else {f"SLURM_JOB_ID={job}"}
+    wanted.add(f"SLURM_CONF={os.environ['SLURM_CONF']}")
     parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -133,29 +135,21 @@ def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
 
 
 def _power_off(cluster, node):
-    """SIGKILL to the node's daemon and to everything below it."""
+    """SIGKILL to the node's daemon and to everything below it: what shares its host name, of which each has one of its own.
+
+    Not by that name: the nodes of the other tests' clusters on this machine have the same.
+    """
     daemon = int((Path(cluster["CLUSTER_DIR"]) / "run" / f"{node}.pid").read_text())
-    doomed = [daemon]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                here = (entry / "environ").read_bytes().split(b"\0")
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"SLURMD_NODENAME={node}".encode() in here or (b"slurmstepd" in words and _host_of(entry) == node):
-                doomed.append(int(entry.name))
-    for pid in doomed:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    its_own = _host_namespace(daemon)
+    assert its_own != _host_namespace("self")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            if _host_namespace(process.name) == its_own:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
-def _host_of(entry):
-    """The host name that a process sees."""
-    done = subprocess.run(["nsenter", "--uts", "--target", entry.name, "hostname"], capture_output=True, text=True)
-    return done.stdout.strip()
+def _host_namespace(pid):
+    return os.readlink(f"/proc/{pid}/ns/uts")
 
 
 def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
