@@ -41,10 +41,7 @@ def load_grid(
             raise unknown(f"{path}", "key", key, GRID_KEYS)
     scale_name = coerce(str, scale or raw.get("scale", "tiny"), f"{path}: scale")
     scale_path = find(scale_name, "scales", path)
-    scale_raw = read_yaml(scale_path)
-    for key in scale_raw:
-        if key not in SCALE_KEYS:
-            raise unknown(f"{scale_path}", "key", key, SCALE_KEYS)
+    scale_raw = _read_scale(scale_path)
     protocol_scale = coerce(str, scale_raw.get("scale", scale_path.stem), f"{scale_path}: scale")
     settings = [_parse_set(s) for s in sets]
     overrides = {k.partition(".")[2]: v for k, v in settings if k.startswith("protocols.")}
@@ -55,7 +52,8 @@ def load_grid(
     for row_name in only:
         if row_name not in names:
             raise unknown(f"{path}: --only", "row", row_name, names)
-    at_this_scale = tuple(row.value["name"] for row in expanded if not _is_left_out(row, path, scale_path.stem))
+    left_out = _left_out(expanded, path, scale_path.stem)
+    at_this_scale = tuple(row.value["name"] for row in expanded if row.place not in left_out)
     chosen = only or at_this_scale
     if not chosen:
         raise UserError(f"{path}: scale {scale_path.stem} leaves every row out; name those to run with --only.")
@@ -87,6 +85,14 @@ def load_grid(
         evaluation=_evaluation(scale_raw, scale_path, overrides),
         tensorboard=coerce(bool, raw.get("tensorboard", False), f"{path}: tensorboard"),
     )
+
+
+def _read_scale(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in SCALE_KEYS:
+            raise unknown(f"{path}", "key", key, SCALE_KEYS)
+    return raw
 
 
 def _file_name(value: Any, place: str) -> str:
@@ -159,12 +165,26 @@ def _expand(raw: dict[str, Any], path: Path) -> list[_Expanded]:
     return expanded
 
 
-def _is_left_out(row: _Expanded, path: Path, scale: str) -> bool:
-    """Whether a row takes too long at a scale, or does not fit, and so is there only if it is asked for."""
-    place = f"{row.place}.left_out_at"
-    scales = coerce(tuple[str, ...], row.value.get("left_out_at", []), place)
+def _left_out(rows: list[_Expanded], path: Path, scale: str) -> set[str]:
+    """Places of the rows that take too long at a scale, or do not fit, and so are there only if they are asked for."""
+    written = {row.place: row.origin for row in rows}  # each once, whatever the axes make of it
+    return {place for place, row in written.items() if _is_left_out(row, f"{place}.left_out_at", path, scale)}
+
+
+def _is_left_out(row: dict[str, Any], place: str, path: Path, scale: str) -> bool:
+    scales = coerce(tuple[str, ...], row.get("left_out_at", []), place)
     # a list: every name is looked up, the misspelt one behind the right one too
-    return any([name == scale or find(name, "scales", path, place).stem == scale for name in scales])
+    return any([name == scale or _names_scale(name, scale, path, place) for name in scales])
+
+
+def _names_scale(name: str, scale: str, path: Path, place: str) -> bool:
+    """Whether a name, which must be a scale's, is that of this one."""
+    named = find(name, "scales", path, place)
+    try:
+        _read_scale(named)
+    except UserError as error:
+        raise UserError(f"{place}: '{name}' is no scale: {error}") from error
+    return named.stem == scale
 
 
 def _short_names(axes: list[str]) -> dict[str, str]:

@@ -138,7 +138,7 @@ def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | 
         return _failed(seen.folder, job)
     if submission.get("cancelled") == job or (ended is not None and ended.state == "CANCELLED"):
         return replace(seen, state="stopped" if attempt else "planned", detail=f"job {job} was cancelled", job=job)
-    how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "no accounting here"
+    how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "the accounting says nothing of it"
     what = "without a word" if began else "before it began"
     last = next(iter(log_tail(seen.folder, job, 1)), "")
     return replace(

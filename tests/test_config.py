@@ -379,6 +379,7 @@ def test_a_row_is_left_out_at_a_scale_of_ones_own_by_its_name(tmp_path):
     [
         (["tiniest"], "rows.0.left_out_at: unknown config in configs/scales 'tiniest'. Allowed: smoke, tiny"),
         (3, "rows.0.left_out_at: must be a list"),
+        (["ablations"], "rows.0.left_out_at: 'ablations' is no scale: "),  # a grid
         (["smoke"], "scale smoke leaves every row out"),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_job_that_is_ending_is_queued_only_if_it_comes_back(planned, monkeypat
         ({"17_3": queue.Job("17_3", "RUNNING", "None", "n4")}, {}, "running", "on n4 (job 17_3)"),
         ({}, {"17_3": queue.Job("17_3", "OUT_OF_MEMORY", "exit code 0:125", "n4")}, "failed", "OUT_OF_MEMORY"),
         ({}, {"17_3": queue.Job("17_3", "CANCELLED", "exit code 0:0", "n4")}, "planned", "was cancelled"),
-        ({}, {}, "failed", "no accounting here"),
+        ({}, {}, "failed", "the accounting says nothing of it"),
     ],
 )
 def test_what_the_queue_knows_counts_where_a_folder_cannot_know(planned, monkeypatch, alive, ended, state, words):

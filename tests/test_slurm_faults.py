@@ -290,4 +290,4 @@ def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare
     found = settle(results, 150)
     assert found[folder.name] == "failed"
     assert found[next(n for n in found if n.startswith("knn"))] == "blocked"
-    assert "without a word (no accounting here)" in mimbench("status", "--results", results).stdout
+    assert "without a word (the accounting says nothing of it)" in mimbench("status", "--results", results).stdout
