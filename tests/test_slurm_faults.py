@@ -64,7 +64,7 @@ def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster,
 
 
 def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
-    folder = waiting_run(results, tmp_path, 100, kinds={"pretrain": {"nodes": 2, "ranks": 1}})
+    folder = waiting_run(results, tmp_path, 300, kinds={"pretrain": {"nodes": 2, "ranks": 1}})
     until(lambda: (folder.work / "progress.json").exists())
     job = folder.submission()["job"]
     pids = _ranks_of(job)
@@ -74,7 +74,7 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
     begun = time.monotonic()
     found = settle(results, 120)
     assert found[folder.name] == "failed"
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     assert not _ranks_of(job)
 
 
