@@ -140,6 +140,7 @@ class Grid:
     threads: int
     rows: tuple[Row, ...]
     sets: tuple[str, ...]  # what --set changed, as written
+    only_these_seeds: bool  # the file lists them: those of earlier calls do not stand beside them
     left_out: tuple[str, ...]  # rows that this scale has only if --only names them, and it does not
     chosen: tuple[str, ...]  # the rows to run
     evaluation: Evaluation

@@ -76,6 +76,7 @@ def load_grid(
         reference_label=_reference_label(references),
         primary=_primary(raw, rows, protocols, path),
         seeds=_seeds(raw, seeds, path),
+        only_these_seeds=seeds is None and isinstance(raw.get("seeds"), list),
         protocols=protocols,
         threads=_at_least_one(scale_raw.get("threads", 1), f"{scale_path}: threads"),
         rows=rows,
@@ -342,6 +343,8 @@ def _evaluation(scale: dict[str, Any], path: Path, overrides: dict[str, Any]) ->
         nested.setdefault(protocol, {})[key] = value
     counts = {k: coerce(int | None, raw.get(k), f"{path}: evaluation.{k}") for k in ("labelled", "val", "test")}
     data = data_from(raw.get("data", {}), f"{path}: evaluation.data")
+    if data.images is not None:
+        raise UserError(f"{path}: evaluation.data.images: say how many by `labelled`, `val` and `test`, beside `data`.")
     for name, count in counts.items():
         if count is not None and count < 1:
             raise UserError(f"{path}: evaluation.{name}: must be at least 1, not {count}.")

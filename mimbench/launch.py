@@ -6,6 +6,7 @@ launcher keeps no state: it reads the folders, so it may be killed and started a
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -248,7 +249,11 @@ def prepare(plan: Plan, store: Store) -> None:
 
 
 def merge_record(plan: Plan, store: Store) -> None:
-    """The grid's record. Seeds and rows of other calls stay in it where row and columns still mean the same."""
+    """The grid's record. Rows and seeds of other calls stay in it where row and columns still mean the same.
+
+    Of seeds those that go on from these, as `--seeds 5` before `--seeds 1` leaves them; never those that a list once named,
+    perhaps for choosing settings on.
+    """
     record, path = plan.record(), store.grid_path(plan.grid.name, plan.grid.scale)
     if path.exists():
         old = read_grid(path)
@@ -258,7 +263,13 @@ def merge_record(plan: Plan, store: Store) -> None:
                 earlier = known.get(row["name"], {})
                 if earlier.get("key") == row["key"]:
                     row["runs"] = {**earlier["runs"], **row["runs"]}
-            record["seeds"] = sorted({int(seed) for row in record["rows"] for seed in row["runs"]})
+            found = {int(seed) for row in record["rows"] for seed in row["runs"]}
+            seeds = set(plan.grid.seeds)
+            if not plan.grid.only_these_seeds:
+                seeds |= set(itertools.takewhile(lambda seed: seed in found | seeds, itertools.count()))
+            for row in record["rows"]:
+                row["runs"] = {seed: runs for seed, runs in row["runs"].items() if int(seed) in seeds}
+            record["seeds"] = sorted(seeds)
     compared = {row.reference for row in plan.grid.rows} | {(plan.grid.primary or {}).get("row")}
     absent = set(plan.grid.left_out) - compared
     record["rows"] = [row for row in record["rows"] if row["runs"] or row["name"] not in absent]

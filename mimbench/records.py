@@ -20,7 +20,7 @@ WORDS = {str: "text", int: "a number", float: "a number", list: "a list", dict: 
 
 RESULT: Fields = {
     "metric": str | None, "metrics": dict | None, "protocol": dict | None, "data": dict | None, "flags": list | None,
-    "values": dict | None,
+    "values": dict | None, "parents": dict | None,
 }  # fmt: skip
 COST: Fields = dict.fromkeys(("seconds", "images", "world", "peak_memory_bytes", "energy_joules"), NUMBER | None)
 ATTEMPT: Fields = {"git": dict | None, "versions": dict | None, "world": NUMBER | None}

@@ -97,6 +97,25 @@ def test_the_record_keeps_seeds_and_rows_of_earlier_calls(ablations, store):
     assert all(set(row["runs"]) == {"0", "1"} for row in record["rows"])
 
 
+def test_seeds_that_a_list_once_named_leave_the_record_with_the_list(tmp_path, store):
+    """Settings may have been chosen on them."""
+    path = tmp_path / "mine.yaml"
+    grid = {"name": "mine", "base": "beit", "scale": "smoke", "protocols": ["knn"], "rows": [{"name": "beit"}]}
+    for seeds, more, expected in (
+        ([100, 101], {}, [100, 101]),
+        (2, {}, [0, 1]),
+        (2, {"seeds": 4}, [0, 1, 2, 3]),
+        (2, {}, [0, 1, 2, 3]),
+        ([0, 2], {}, [0, 2]),
+        ([0, 2], {"seeds": 1}, [0]),
+    ):
+        path.write_text(yaml.safe_dump({**grid, "seeds": seeds}))
+        launch.prepare(plan_of(str(path), **more), store)
+        record = read_json(store.grid_path("mine", "smoke"))
+        assert record["seeds"] == expected
+        assert sorted(map(int, record["rows"][0]["runs"])) == expected
+
+
 def test_a_row_that_the_scale_leaves_out_is_in_the_record_once_it_was_asked_for(ablations, store):
     names = lambda: [row["name"] for row in read_json(store.grid_path("ablations", "smoke"))["rows"]]
     launch.prepare(plan_of(ablations, seeds=1), store)

@@ -244,6 +244,42 @@ def test_flags_and_unfit_tokenizers_are_said_once_with_rows_and_seeds(reported):
     assert all(notice in (folder / "table.md").read_text() for notice in notices)
 
 
+def test_an_evaluation_of_weights_that_are_no_more_is_said(store):
+    """Its pre-training was done again since, on another machine, with other bits."""
+    runs = {}
+    parent = finish(planned(store, "pretrain", 0), {"metrics": {"loss": 1.0}, "weights_sha256": "new"})
+    for kind, base, seen in (("finetune", FINETUNE, "old"), ("knn", KNN, "new")):
+        parents = {"encoder": {"run": parent.name, "weights_sha256": seen}}
+        runs[kind] = finish(planned(store, kind, 0), evaluation(base, 60.0, parents=parents)).name
+    row = {"name": "beit", "label": "BEiT", "runs": {"0": {"pretrain": parent.name, **runs}}}
+    write_grid(store, [row], [column(FINETUNE, "Fine-tune"), column(KNN, "kNN")], [0])
+    (notice,) = result_notices(analyse(store, "demo", "tiny").grid)
+    assert notice.startswith(
+        f"Fine-tune of BEiT: of other weights than the encoder's, {parent.name}, which was done again"
+    )
+
+
+def test_a_difference_over_fewer_seeds_than_the_mean_says_so(store):
+    simple(store, {"beit": [60.0, 61.0], "pixels": [62.0, 64.0, 20.0]})
+    analysis = analyse(store, "demo", "tiny")
+    _, (_, pixels) = text_rows(analysis)
+    assert pixels[1].endswith(" (2 compared)")
+    (line,) = [line for line in long_rows(analysis) if line[0] == "PIXELS"]
+    assert (line[2], line[3], line[6]) == ("3", "48.67", "+2.50 (n=2)")
+    assert "+2.50 (n=2)" in (build_report(store, "demo", "tiny") / "index.html").read_text()
+
+
+def test_other_micro_batches_are_said_and_the_numbers_of_jobs_are_not(store):
+    simple(store, {"beit": [60.0, 61.0]})
+    for seed, micro_batch in ((0, None), (1, 2)):
+        run = analyse(store, "demo", "tiny").cells["beit", "finetune"].runs[seed].folder
+        facts = {**FACTS, "micro_batch": micro_batch, "slurm_job": f"17_{seed}"}
+        write_json(run / "attempts" / "20260103T000000.000000001-node1-8.json", facts)
+    assert machine_notices(analyse(store, "demo", "tiny").grid) == [
+        "The runs differ in micro_batch: 2 (1 runs), none (1 runs)."
+    ]
+
+
 def test_mixed_machines_and_uncommitted_changes_are_said_on_the_page_alone(store):
     simple(store, THREE_ROWS)
     before = markdown(analyse(store, "demo", "tiny"))

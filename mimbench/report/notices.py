@@ -17,7 +17,7 @@ def result_notices(grid: Grid) -> list[str]:
         for row in grid.rows:
             texts: dict[str, list[int]] = defaultdict(list)
             for seed, record in grid.runs(row, kind).items():
-                for text in _own_words(record.result or {}):
+                for text in (*_own_words(record.result or {}), *_other_weights(record.result or {}, grid)):
                     texts[text].append(seed)
             for text, seeds in texts.items():
                 rows[text, tuple(seeds)].append(row.label)
@@ -33,6 +33,17 @@ def _own_words(result: dict[str, Any]) -> list[str]:
     values = result.get("values")
     if isinstance(values, dict) and values.get("fit") is False:
         words.append(f"does not fit: {values.get('why') or 'no reason given'}")
+    return words
+
+
+def _other_weights(result: dict[str, Any], grid: Grid) -> list[str]:
+    """Done from weights that are no more: since then the parent was done again, elsewhere, with other bits."""
+    words = []
+    for kind, parent in (result.get("parents") or {}).items():
+        record = grid.records.get(str(parent.get("run"))) if isinstance(parent, dict) else None
+        if record and record.result and record.result.get("weights_sha256") != parent.get("weights_sha256"):
+            words.append(f"of other weights than the {kind}'s, {record.name}, which was done again since; move it away "
+                         "to have it done again too")  # fmt: skip
     return words
 
 
@@ -92,12 +103,12 @@ def _flat(attempt: dict[str, Any]) -> dict[str, str]:
     for field, value in attempt.items():
         if field == "versions" and isinstance(value, dict):
             flat |= {f"version of {name}": str(version) for name, version in sorted(value.items())}
-        elif isinstance(value, str | int | float) and field not in VARYING:
-            flat[field] = str(value)
+        elif (value is None or isinstance(value, str | int | float)) and field not in VARYING:
+            flat[field] = "none" if value is None else str(value)
     return flat
 
 
-VARYING = {"pid", "job", "started", "time", "attempt", "command", "cwd"}
+VARYING = {"pid", "job", "slurm_job", "started", "time", "attempt", "command", "cwd"}
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:

@@ -18,9 +18,9 @@ from mimbench.report.tables import (
     DASH,
     LONG,
     cell_text,
+    difference_text,
     legend,
     long_rows,
-    number,
     p_text,
     paper_note,
     warning_of_one_seed,
@@ -88,7 +88,7 @@ def _cell(cell: Cell, seeds: int) -> str:
         mark = comparison.verdict if comparison.verdict in ("higher", "lower") else ""
         p = comparison.p if comparison.primary else comparison.p_holm
         tested = f", p {_equals(p_text(p))}" if p is not None else ""
-        small = f'<small class="{mark}">{number(comparison.difference, cell.column.unit, sign=True)}{tested}</small>'
+        small = f'<small class="{mark}">{escape(difference_text(cell))}{tested}</small>'
     return f'<td data-v="{cell.summary.mean!r}">{text}{small}</td>'
 
 

@@ -42,8 +42,25 @@ def cell_text(cell: Cell, seeds: int) -> str:
     text = value_text(cell.summary, cell.column.unit)
     if 1 < cell.summary.n < seeds:
         text += f" (n={cell.summary.n})"
+    if fewer := _fewer_compared(cell):
+        text += f" ({fewer} compared)"
     mark = MARKS.get(cell.comparison.verdict) if cell.comparison else None
     return f"{text} {mark}" if mark else text
+
+
+def difference_text(cell: Cell) -> str:
+    """The difference, and over how many seeds where the row has more: then it is not that of the means."""
+    if cell.comparison is None:
+        return ""
+    fewer = f" (n={cell.comparison.n})" if _fewer_compared(cell) else ""
+    return number(cell.comparison.difference, cell.column.unit, sign=True) + fewer
+
+
+def _fewer_compared(cell: Cell) -> int:
+    """How many seeds the test is over, where the reference lacks some of this row's; else 0."""
+    if cell.comparison is None or cell.summary is None or cell.comparison.n == cell.summary.n:
+        return 0
+    return cell.comparison.n
 
 
 def value_text(summary: Summary, unit: str) -> str:
@@ -118,7 +135,7 @@ def _comparison(cell: Cell) -> list[str]:
     if comparison is None:
         return ["", "", "", "", ""]
     return [
-        number(comparison.difference, unit, sign=True),
+        difference_text(cell),
         interval(comparison.low, comparison.high, unit, sign=True),
         p_text(comparison.p),
         "primary" if comparison.primary else p_text(comparison.p_holm),
