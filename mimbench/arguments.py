@@ -85,7 +85,10 @@ def _results_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _place_options(parser: argparse.ArgumentParser) -> None:
-    """Where and how runs are carried out; nothing of it changes what they compute."""
+    """Where and how runs are carried out: nothing of it counts for a run's name.
+
+    One of them can move a number: `--micro-batch` is what a dVAE's uniformity term and UPerNet's batch norm see as the batch.
+    """
     parser.add_argument(
         "--on", default="local", metavar="local[:N] | slurm:PROFILE",
         help="N runs at a time on this machine (default: one a core or GPU), or a cluster as a profile describes it",

@@ -50,7 +50,7 @@ def _scalar(annotation: Any, value: Any, place: str) -> Any:
         if number is None:
             too_large = isinstance(value, int | float) and not isinstance(value, bool)
             raise _wrong(place, "a number of at most 1.8e308" if too_large else "a number", value)
-        return float(number)
+        return float(number) + 0.0  # -0.0 means nothing else than 0.0, but is written otherwise
     if annotation is str:
         if not isinstance(value, str):
             raise _wrong(place, "a word", value)

@@ -94,19 +94,34 @@ def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:
         if key in given:
             value = coerce(parameter.annotation, given[key], f"{place}.{key}")
         elif parameter.default is not inspect.Parameter.empty:
-            value = parameter.default
+            value = _default(parameter)
         else:
             raise UserError(f"{place}: {kind} '{spec['type']}' needs the argument '{key}'.")
         if key not in getattr(cls, "neutral", {}) or value != cls.neutral[key]:
             arguments[key] = value
     origin = _origin(cls)
-    resolved = {"type": spec["type"], "version": cls.version, **arguments}
+    resolved = {"type": _own_name(kind, cls) or spec["type"], "version": cls.version, **arguments}
     if origin:
         resolved["origin"] = origin
     build_error = _try_build(cls, arguments)
     if build_error:
         raise UserError(f"{place}: {kind} '{spec['type']}': {build_error}")
     return resolved
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """As if it were written in YAML: `ratio: float = 1` and `ratio: 1` are one key."""
+    try:
+        return coerce(parameter.annotation, parameter.default, "")
+    except UserError:  # `ratio: float = None`
+        return parameter.default
+
+
+def _own_name(kind: str, cls: type) -> str | None:
+    """What a part of ours is called, however it was written; a stranger's may be registered in this process alone."""
+    if _origin(cls) is not None:
+        return None
+    return next((name for name, registered in REGISTRIES[kind].module_dict.items() if registered is cls), None)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from mimbench.data.loading import Keyed, batches
 from mimbench.data.sampling import BatchSampler, derive
 from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.evals.common import Subject
-from mimbench.files import fingerprint, sha256_file, write_json
+from mimbench.files import fingerprint, read_json, sha256_file, write_json
 from mimbench.parts import Grid
 from mimbench.pretrain.fit import Place, fit, load_weights, save_weights
 from mimbench.pretrain.step import make_pretraining
@@ -57,6 +57,7 @@ def _attempt(store: Store, folder: RunFolder, place: Place, claim: Claim | None)
     attempt = ""
     if claim is not None:
         claim.on_beat = note_elapsed  # so that an attempt that is killed has its cost counted too
+        _forget_other_parents(store, folder, spec)
         attempt = folder.begin_attempt(
             {**env.facts(), "device": _device_name(place), "threads": spec["threads"], "world": place.world,
              "micro_batch": place.micro_batch, "found": furthest(folder)}
@@ -95,6 +96,23 @@ def furthest(folder: RunFolder) -> list[str]:
             where = "that is not readable"
         found.append(f"{path.relative_to(folder.work)} {where}")
     return sorted(found)
+
+
+def _forget_other_parents(store: Store, folder: RunFolder, spec: dict[str, Any]) -> None:
+    """What was begun from weights that a parent no longer has (it was done again, elsewhere) is no beginning of this run."""
+    parents = [store.run(name) for name in spec.get("parents", {}).values()]
+    try:
+        now = {parent.name: parent.result().get("weights_sha256") for parent in parents if parent.done()}
+    except UserError:  # said when it comes to its weights
+        return
+    if not now:
+        return
+    noted = folder.work / "parents.json"
+    if noted.exists() and read_json(noted) != now:
+        for path in folder.work.rglob("*"):
+            if path.name in ("checkpoint.pt", "final.pt", "val.json"):
+                path.unlink()
+    write_json(noted, now)
 
 
 def _prune(folder: RunFolder, result: dict[str, Any]) -> None:

@@ -273,6 +273,14 @@ def test_the_images_of_a_scales_evaluation_are_checked_as_the_recipes(tmp_path):
         load_grid(written(tmp_path), scale=str(own))
 
 
+def test_how_many_images_an_evaluation_takes_is_said_by_split(tmp_path):
+    own = tmp_path / "own.yaml"
+    scale = read_yaml(ROOT / "configs/scales/smoke.yaml")
+    own.write_text(yaml.safe_dump({**scale, "evaluation": {"data": {"name": "shapes", "images": 10}}}))
+    with pytest.raises(UserError, match=r"evaluation\.data\.images: say how many by `labelled`, `val` and `test`"):
+        load_grid(written(tmp_path), scale=str(own))
+
+
 def test_the_option_for_seeds_is_bounded_as_the_file_is(tmp_path):
     with pytest.raises(UserError, match="--seeds: must be at least 1 and at most 1000"):
         load_grid(written(tmp_path), seeds=300_000_000)
@@ -326,10 +334,14 @@ def keys(path, sets=()):
 
 
 def test_a_default_written_out_is_the_same_run(tmp_path):
+    sized = ("masker.min_block=4",)  # which a scale says of a part that is written by its name
     short = written(tmp_path, rows=[{"name": "a", "masker": "blockwise"}])
-    names = keys(short)
+    names, names_sized = keys(short), keys(short, sized)
+    assert keys(short, ("encoder.drop_path=-0.0",)) == names
     long = written(tmp_path, rows=[{"name": "b", "masker": {"type": "blockwise", "aspect": "3e-1", "exact": False}}])
     assert keys(long) == names
+    by_path = written(tmp_path, rows=[{"name": "c", "masker": "mimbench.registries.maskers.blockwise.Blockwise"}])
+    assert keys(by_path, sized) == names_sized
 
 
 def test_longer_is_so_many_times_the_scales_steps_and_the_same_run_as_these(tmp_path):

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from mimbench import protocols
 from mimbench.config import DataConfig, EncoderConfig
 from mimbench.data import ade
-from mimbench.data.images import load, load_masks
+from mimbench.data.images import load, load_masks, segmentation_facts
 from mimbench.errors import UserError
 from mimbench.evals import finetune, knn, linear_probe, segmentation
 from mimbench.evals.common import Subject, at_edge
@@ -131,6 +131,15 @@ def test_an_optimum_at_the_edge_is_flagged():
     assert at_edge("learning rate", 0.01, [0.001, 0.01, 0.1]) == []
 
 
+@pytest.mark.parametrize(("neighbours", "flags"), [([1, 5, 10], 0), ([5, 10], 1)])
+def test_one_neighbour_is_the_fewest_there_are_and_no_edge(subject, monkeypatch, neighbours, flags):
+    def all_tie(queries, bank, labels, classes, counts, temperature):
+        return torch.zeros(len(counts), len(queries), classes)
+
+    monkeypatch.setattr(knn, "votes", all_tie)
+    assert len(knn.evaluate(subject, settings("knn", neighbours=neighbours), Place())["flags"]) == flags
+
+
 def test_layer_decay_falls_from_the_head_to_the_embedding(subject):
     encoder = subject.encoder()
     scale = finetune.layer_decay(encoder, 0.5)
@@ -195,6 +204,18 @@ def test_where_test_masks_are_not_public_the_learning_rate_is_chosen_on_held_out
         ade.dataset(scenes, "test", [], 8)
 
 
+def test_the_names_of_the_classes_are_part_of_what_segmentation_data_are(scenes):
+    before = segmentation_facts("scenes")
+    (scenes / "classes.json").write_text('["wall", "sky", "tree", "sea"]')
+    assert segmentation_facts("scenes") != before
+    for text, words in (('["wall"', "not readable"), ('{"wall": 1}', "at least two"), ('["sky", "sky"]', "twice")):
+        (scenes / "classes.json").write_text(text)
+        with pytest.raises(UserError, match=rf"classes\.json: .*{words}"):
+            segmentation_facts("scenes")
+    (scenes / "classes.json").unlink()
+    assert segmentation_facts("scenes") != before
+
+
 @pytest.mark.parametrize("resize", [None, [128, 32]])
 def test_photographs_of_many_sizes_are_segmented(subject, scenes, resize):
     counts = {"labelled": 32, "val": 3, "test": None}
@@ -203,7 +224,9 @@ def test_photographs_of_many_sizes_are_segmented(subject, scenes, resize):
     assert 0 <= measured["metrics"]["miou"] <= 100
 
 
-def test_the_mean_iou_is_that_of_a_confusion_matrix(subject):
+def test_the_mean_iou_is_that_of_a_confusion_matrix(subject, monkeypatch):
+    # gathered over ranks, of which each has measured everything, the accuracies would be those of a part, counted often
+    monkeypatch.setattr(segmentation.IoUMetric, "evaluate", None)
     root = ade.write_shapes(subject.data, subject.counts, subject.cache)
     dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32, True))
     model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32)

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from mimbench.errors import UserError
+from mimbench.files import canonical
 from mimbench.registry import build, resolve
 
 PART = """
@@ -46,6 +47,12 @@ def test_a_part_is_found_by_its_dotted_path_and_passes_the_contract(stranger):
     spec = resolve("masker", {"type": "strange_masks.Checkers", "first": 1}, "here")
     assert (spec["version"], spec["first"]) == (3, 1)
     check_masker(build("masker", spec))
+
+
+def test_a_default_and_the_same_number_written_out_are_one_key(stranger):
+    (stranger / "strange_masks.py").write_text(PART.replace("first: int = 0", "first: float = 1"))
+    written = resolve("masker", {"type": "strange_masks.Checkers", "first": 1}, "here")
+    assert canonical(resolve("masker", "strange_masks.Checkers", "here")) == canonical(written)
 
 
 def test_a_strangers_part_enters_the_key_by_its_source(stranger):

@@ -15,13 +15,14 @@ from conftest import SMALL
 
 from mimbench.config import ScheduleConfig
 from mimbench.errors import Interrupted, RunFailed, UserError
+from mimbench.files import read_json, sha256_file, write_json
 from mimbench.grid import load_grid
 from mimbench.parts import Grid
 from mimbench.plan import make_plan
-from mimbench.pretrain.fit import Place, learning_rate, load_weights
+from mimbench.pretrain.fit import Place, learning_rate, load_weights, save_weights
 from mimbench.pretrain.step import draw_masks, make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
-from mimbench.run import execute
+from mimbench.run import execute, furthest
 from mimbench.stop import Stop
 from mimbench.store import Store
 
@@ -259,6 +260,27 @@ def test_a_changed_parent_is_named(ablations, tmp_path, cache):
     child = planned(ablations, store, kind="knn")
     with pytest.raises(ValueError, match="sha256 differs"):
         execute(store, child.name, Place())
+
+
+def test_what_was_begun_from_other_weights_of_a_parent_is_begun_again(ablations, tmp_path, cache):
+    store = Store(tmp_path / "parents")
+    store.cache = cache
+    parent = planned(ablations, store)
+    execute(store, parent.name, Place())
+    child = planned(ablations, store, kind="finetune")
+    stop = StopAt()
+    stop.at = 3
+    with pytest.raises(Interrupted):
+        execute(store, child.name, Place(stop=stop, progress=stop))
+    assert "checkpoint.pt" in " ".join(furthest(child))
+    state = {name: value + 1 for name, value in load_weights(parent.work / "weights.pt").items()}  # another machine's
+    save_weights(state, parent.work / "weights.pt")
+    result = read_json(parent.path / "result.json")
+    sha = sha256_file(parent.work / "weights.pt")
+    write_json(parent.path / "result.json", {**result, "weights_sha256": sha})
+    execute(store, child.name, Place())
+    assert [attempt["found"] for attempt in child.attempts()] == [[], []]
+    assert child.result()["parents"]["encoder"]["weights_sha256"] == sha
 
 
 def test_a_run_that_is_done_is_not_done_again(ablations, tmp_path, cache, reference):

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from mimbench.config import DataConfig
 from mimbench.data import shapes
-from mimbench.data.images import EVERY_NTH_HELD_OUT, load, load_masks
+from mimbench.data.images import EVERY_NTH_HELD_OUT, load, load_masks, segmentation_classes
 from mimbench.data.sampling import derive
 from mimbench.errors import UserError
 from mimbench.files import make_folder_once
@@ -76,10 +76,10 @@ def dataset(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | 
 
 def _dataset_class(root: Path) -> type[ADE20KDataset]:
     """ADE20KDataset, or the same with the classes that the folder names (mmseg allows only subsets of the 150)."""
-    named = root / "classes.json"
-    if not named.exists():
+    named = segmentation_classes(root)
+    if named is None:
         return ADE20KDataset
-    classes = tuple(json.loads(named.read_text()))
+    classes = tuple(named)
     colours = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
     return type("NamedADE20KDataset", (ADE20KDataset,), {"METAINFO": {"classes": classes, "palette": colours}})
 

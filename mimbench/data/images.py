@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ def segmentation_facts(name: str) -> dict[str, Any]:
         return {}
     root = segmentation_root(name)
     files = sorted(p for kind in ("images", "annotations") for p in (root / kind).rglob("*") if p.is_file())
-    return {"segmentation_manifest": _fingerprint_of(root, files)}
+    manifest, classes = _fingerprint_of(root, files), segmentation_classes(root)
+    return {"segmentation_manifest": fingerprint([manifest, classes]) if classes else manifest}
 
 
 def segmentation_root(name: str) -> Path:
@@ -185,6 +187,22 @@ def segmentation_root(name: str) -> Path:
             f"evaluation.segmentation_data: no ADE20K layout (images/training) in {folder}; see {DATA_ROOT}."
         )
     return folder
+
+
+def segmentation_classes(root: Path) -> list[str] | None:
+    """What the values 1, 2, .. of the masks mean, as the folder's classes.json tells; None: ADE20K's 150."""
+    path = root / "classes.json"
+    if not path.exists():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}).") from error
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: must be a list of the names of at least two classes.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: names a class twice.")
+    return names
 
 
 def counts(name: str, survey: Callable[[str], Survey] = survey) -> dict[str, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout; numpy's own types widen to float64
 
-VERSION = 1  # raised when any pixel changes
+VERSION = 1  # raised when any pixel changes by more than its last bit
 SPLITS = ("train", "labelled", "val", "test")
 CHUNK = 256  # images that share a seed; part of the definition of the data, as VERSION is
 
@@ -234,7 +234,11 @@ def _render_chunk(split: str, chunk: int, size: int) -> Shapes:
 
 
 def render(count: int, split: str, size: int = 32) -> Shapes:
-    """The first `count` images of a split; image i depends on (VERSION, split, i) and the size alone."""
+    """The first `count` images of a split; image i depends on (VERSION, split, i) and the size alone.
+
+    Up to rounding: a processor without AVX2 draws 27 of the 6.3 million values of 2048 test images one grey level apart
+    (NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL"); labels and masks are the same.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of shapes; allowed: {', '.join(SPLITS)}")
     if count < 1:

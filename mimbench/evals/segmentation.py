@@ -181,7 +181,7 @@ def _alike(dataset: Any) -> Iterator[list[dict[str, Any]]]:
 def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[str, Any]:
     """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in per cent."""
     network = model.model.eval()
-    metric = IoUMetric(iou_metrics=["mIoU"], prefix="test")
+    metric = IoUMetric(iou_metrics=["mIoU"])
     metric.dataset_meta = dataset.metainfo
     for samples_alike in _alike(dataset):
         place.breathe()
@@ -192,13 +192,15 @@ def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[st
         metric.process(batch, [sample.to_dict() for sample in samples])
     totals = [sum(column) for column in zip(*metric.results, strict=True)]
     intersect, union, _, _ = (t.double().numpy() for t in totals)
-    summary = metric.evaluate(len(dataset))
+    summary = metric.compute_metrics(
+        metric.results
+    )  # not `evaluate`, which would gather it: every rank has measured all
     with np.errstate(invalid="ignore", divide="ignore"):
         per_class = 100 * intersect / union
     names = dataset.metainfo["classes"]
     return {
         "miou": float(np.nanmean(per_class)),
-        "mean_accuracy": float(summary["test/mAcc"]),
-        "pixel_accuracy": float(summary["test/aAcc"]),
+        "mean_accuracy": float(summary["mAcc"]),
+        "pixel_accuracy": float(summary["aAcc"]),
         "per_class": {n: None if np.isnan(v) else float(v) for n, v in zip(names, per_class, strict=True)},
     }
