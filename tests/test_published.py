@@ -14,25 +14,28 @@ from mimbench.report.published import lookup, paper_column, published_rows
 from mimbench.report.tables import latex, markdown, text_rows, tidy_csv
 from mimbench.store import Store
 
+PUBLISHED = sorted((ROOT / "results" / "published").iterdir())
+
 
 @pytest.mark.parametrize("record", ["as it is", "from before rows named the row that they are compared with"])
-def test_the_published_copy_of_a_grid_still_gives_its_tables_byte_for_byte(tmp_path, record):
-    copy, store = ROOT / "results" / "published" / "ablations.tiny", Store(tmp_path / "results")
+@pytest.mark.parametrize("copy", PUBLISHED, ids=lambda path: path.name)
+def test_the_published_copy_of_a_grid_still_gives_its_tables_byte_for_byte(tmp_path, copy, record):
+    (name, scale), store = copy.name.split("."), Store(tmp_path / "results")
     for line in (copy / "records.jsonl").read_text().splitlines():
         run = json.loads(line)
         folder = store.run(run["run"]).path
-        for name in ("spec", "result", "cost"):
-            write_json(folder / f"{name}.json", run[name])
-        for name, attempt in run["attempts"].items():
-            write_json(folder / "attempts" / name, attempt)
+        for part in ("spec", "result", "cost"):
+            write_json(folder / f"{part}.json", run[part])
+        for file, attempt in run["attempts"].items():
+            write_json(folder / "attempts" / file, attempt)
     grid = read_json(copy / "grid.json")
     if record != "as it is":
         for row in grid["rows"]:
             del row["reference"]
-    write_json(store.grid_path("ablations", "tiny"), grid)
-    analysis = analyse(store, "ablations", "tiny")
-    for name, table in {"table.md": markdown, "table.csv": tidy_csv, "table.tex": latex}.items():
-        assert table(analysis) == (copy / name).read_text(), name
+    write_json(store.grid_path(name, scale), grid)
+    analysis = analyse(store, name, scale)
+    for file, table in {"table.md": markdown, "table.csv": tidy_csv, "table.tex": latex}.items():
+        assert table(analysis) == (copy / file).read_text(), file
     assert costs_csv(analysis.grid) == (copy / "costs.csv").read_text()
 
 
