@@ -85,7 +85,8 @@ def describe(row: Row) -> str:
     if not recipe.pretrain:
         return "no pre-training"
     where = "all" if recipe.loss.get("over") == "all" else "masked"
-    what = f"{recipe.tokenizer['type']}, {recipe.masker['type']} masking, {recipe.loss['type']} over {where} positions"
+    masker = "no" if recipe.masker["type"] == "none" else recipe.masker["type"]
+    what = f"{recipe.tokenizer['type']}, {masker} masking, {recipe.loss['type']} over {where} positions"
     return f"{what}, {recipe.schedule.steps} steps"
 
 
