@@ -115,7 +115,7 @@ def states(results, name="short.smoke"):
     return {n: seen.state for n, seen in look(store, names)[0].items()}
 
 
-def settle(results, seconds=300, name="short.smoke"):
+def settle(results, seconds=600, name="short.smoke"):
     """Until nothing runs or waits."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -131,7 +131,7 @@ def tables(results, name="short.smoke"):
     return {p.name: p.read_bytes() for p in (results / "reports" / name).glob("table.*")}
 
 
-def until(what, seconds=180):
+def until(what, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = what()
