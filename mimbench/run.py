@@ -108,8 +108,12 @@ def _forget_other_parents(store: Store, folder: RunFolder, spec: dict[str, Any])
     if not now:
         return
     noted = folder.work / "parents.json"
-    if noted.exists() and read_json(noted) != now:
-        for path in folder.work.rglob("*"):
+    try:
+        before = read_json(noted) if noted.exists() else now
+    except UserError:
+        before = {}
+    if before != now:
+        for path in list(folder.work.rglob("*")):
             if path.name in ("checkpoint.pt", "final.pt", "val.json"):
                 path.unlink()
     write_json(noted, now)

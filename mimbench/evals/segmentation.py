@@ -192,9 +192,7 @@ def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[st
         metric.process(batch, [sample.to_dict() for sample in samples])
     totals = [sum(column) for column in zip(*metric.results, strict=True)]
     intersect, union, _, _ = (t.double().numpy() for t in totals)
-    summary = metric.compute_metrics(
-        metric.results
-    )  # not `evaluate`, which would gather it: every rank has measured all
+    summary = metric.compute_metrics(metric.results)  # `evaluate` would gather them, but every rank measured everything
     with np.errstate(invalid="ignore", divide="ignore"):
         per_class = 100 * intersect / union
     names = dataset.metainfo["classes"]
