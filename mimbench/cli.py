@@ -97,7 +97,7 @@ def _print_plan(plan: Plan, store: Store) -> int:
 
     rows = estimate(plan, store)
     grid = plan.grid
-    size = f"{len(set(grid.chosen))} rows x {len(grid.seeds)} seeds"
+    size = f"{len(grid.chosen)} rows x {len(grid.seeds)} seeds"
     print(f"{grid.name} at scale {grid.scale}: {size}; {plan.precision} where the precision is auto")
     if grid.left_out:
         print(f"left out at this scale unless --only names it: {', '.join(grid.left_out)}")

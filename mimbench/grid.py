@@ -54,7 +54,7 @@ def load_grid(
             raise unknown(f"{path}: --only", "row", row_name, names)
     left_out = _left_out(expanded, path, scale_path.stem)
     at_this_scale = tuple(row.value["name"] for row in expanded if row.place not in left_out)
-    chosen = only or at_this_scale
+    chosen = tuple(dict.fromkeys(only)) or at_this_scale
     if not chosen:
         raise UserError(f"{path}: scale {scale_path.stem} leaves every row out; name those to run with --only.")
     rows = tuple(

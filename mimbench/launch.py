@@ -263,10 +263,10 @@ def merge_record(plan: Plan, store: Store) -> None:
                 earlier = known.get(row["name"], {})
                 if earlier.get("key") == row["key"]:
                     row["runs"] = {**earlier["runs"], **row["runs"]}
-            found = {int(seed) for row in record["rows"] for seed in row["runs"]}
             seeds = set(plan.grid.seeds)
             if not plan.grid.only_these_seeds:
-                seeds |= set(itertools.takewhile(lambda seed: seed in found | seeds, itertools.count()))
+                found = {int(seed) for row in record["rows"] for seed in row["runs"]}
+                seeds |= set(itertools.takewhile(found.__contains__, itertools.count()))
             for row in record["rows"]:
                 row["runs"] = {seed: runs for seed, runs in row["runs"].items() if int(seed) in seeds}
             record["seeds"] = sorted(seeds)

@@ -45,6 +45,7 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
             "by_layer": [{"layer": i, "val": float(row.max())} for i, row in enumerate(table)],
             "val": table.tolist(),
         },
+        # beyond one neighbour there is nothing to try
         "flags": [] if neighbours[column] == 1 else at_edge("number of neighbours", neighbours[column], neighbours),
     }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Read = Callable[[Any], dict[float, float]]  # raw values of a result -> x -> score
-PANEL_LETTERS = 28  # of a title, a line of the width of one panel of three
+PANEL_LETTERS = 28  # of a title that fit above one of three panels side by side
 POINTS = 200  # drawn of a curve: each the mean of a stretch of steps
 
 
