@@ -38,10 +38,10 @@ lint: setup-test
 check: lint test
 
 bench: setup-test
-	$(PY) tests/bench.py
+	$(PY) benchmarks/speed.py
 
 bench-slurm: setup-test
-	$(PY) tests/bench_slurm.py
+	$(PY) benchmarks/slurm.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

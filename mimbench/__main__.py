@@ -2,7 +2,7 @@
 
 import sys
 
-from mimbench.cli import main
+from mimbench.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mimbench.claim import slurm_job
+from mimbench.store.lease import slurm_job
 
 PACKAGES = (
     "mimbench",

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmengine.registry import Registry
 
-from mimbench.coerce import coerce
+from mimbench.config.coerce import coerce
 from mimbench.errors import UserError, nearest, unknown
 
 ENTRY_POINTS = "mimbench.parts"

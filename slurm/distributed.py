@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from mimbench.errors import RunFailed
-from mimbench.files import read_json, write_json
+from mimbench.store.files import read_json, write_json
 
 MEET_SECONDS = 600  # the first to import torch from a cold network disk waits for the last
 SILENCE = datetime.timedelta(minutes=30)  # of a peer in a collective, such as rank 0 evaluating, before the job ends

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mimbench import env
-from mimbench.claim import slurm_job
-from mimbench.data.images import DATA_ROOT
+from mimbench.data.sources.images import DATA_ROOT
 from mimbench.errors import RunFailed, UserError
-from mimbench.files import read_json, write_json
-from mimbench.seen import said_by
+from mimbench.launch.state import said_by
 from mimbench.slurm import queue
 from mimbench.slurm.profile import Profile
-from mimbench.store import Store
+from mimbench.store.files import read_json, write_json
+from mimbench.store.lease import slurm_job
+from mimbench.store.results import Store
 
 PROBE_BYTES = 64 * 2**20
 LEAST_FREE = 5 * 2**30

@@ -13,13 +13,13 @@ import threading
 import time
 from typing import Any
 
-from mimbench.claim import slurm_job
 from mimbench.errors import Interrupted, RunFailed
 from mimbench.importing import importing
 from mimbench.progress import Progress, log_to
+from mimbench.runtime import Stop
 from mimbench.slurm import queue
-from mimbench.stop import Stop
-from mimbench.store import RunFolder, Store
+from mimbench.store.lease import slurm_job
+from mimbench.store.results import RunFolder, Store
 
 TAKEN_SECONDS = 5.0  # between looks at a run that somebody else is at
 PATIENCE_SECONDS = 300.0  # before such a job gives its nodes back and is requeued, to look again later
@@ -84,7 +84,7 @@ def _carry_out(store: Store, name: str, stop: Stop, options: dict[str, Any]) -> 
     with importing():
         from mimbench import registry
         from mimbench.pretrain.fit import Place
-        from mimbench.run import execute
+        from mimbench.run.execute import execute
         from mimbench.slurm.distributed import Ranks, process_group
 
     registry.load_plugins()
@@ -170,7 +170,7 @@ def _refuse_endless(folder: RunFolder, limits: dict[str, Any]) -> None:
     else:
         alike = starts[-limits["fruitless"] :]
         if len(alike) == limits["fruitless"] and len({tuple(a.get("found", ())) for a in alike}) == 1:
-            from mimbench.run import furthest
+            from mimbench.run.execute import furthest
 
             if furthest(folder) == alike[-1].get("found"):
                 reason = (f"requeued {limits['fruitless']} times in a row without getting a step further (each began with "

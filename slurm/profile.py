@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimbench.config import dataclass_from
+from mimbench.config.merge import read_yaml
+from mimbench.config.schema import dataclass_from
 from mimbench.errors import UserError, unknown
-from mimbench.layers import read_yaml
 
 KINDS = ("tokenizer", "pretrain", "finetune", "segmentation", "linear_probe", "knn")
 ALONE = ("linear_probe", "knn")  # nothing in them is cut into ranks

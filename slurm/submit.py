@@ -15,15 +15,15 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from mimbench import launch
 from mimbench.errors import UserError
-from mimbench.files import side_by_side
-from mimbench.plan import Planned
-from mimbench.seen import look
+from mimbench.launch import local as launch
+from mimbench.launch.state import look
+from mimbench.plan.graph import Planned
 from mimbench.slurm import queue
 from mimbench.slurm.job import Carry, Report
 from mimbench.slurm.profile import Profile, Request
-from mimbench.store import Store
+from mimbench.store.files import side_by_side
+from mimbench.store.results import Store
 
 LOCK_SECONDS = 600  # another submission into the same results is waited for so long
 

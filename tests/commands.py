@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mimbench import cli
+from mimbench.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 

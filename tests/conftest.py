@@ -43,7 +43,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def store(tmp_path, cache):
-    from mimbench.store import Store
+    from mimbench.store.results import Store
 
     made = Store(tmp_path / "results")
     made.cache = cache

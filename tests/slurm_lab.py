@@ -12,9 +12,9 @@ import pytest
 from commands import ROOT, mimbench
 from waiting import VARIABLE
 
-from mimbench.records import read_grid
-from mimbench.seen import look, runs_of
-from mimbench.store import Store
+from mimbench.launch.state import look, runs_of
+from mimbench.store.records import read_grid
+from mimbench.store.results import Store
 
 GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"

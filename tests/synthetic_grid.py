@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mimbench.files import fingerprint, write_atomically, write_json
-from mimbench.store import RunFolder, Store, run_name
+from mimbench.store.files import fingerprint, write_atomically, write_json
+from mimbench.store.results import RunFolder, Store, run_name
 
 FINETUNE = {"name": "finetune", "version": 1, "settings": {"epochs": 20, "rates": [0.001, 0.002, 0.004]}}
 KNN = {"name": "knn", "version": 1, "settings": {"k": 10}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mimbench.data import shapes
+from mimbench.data.sources import shapes
 
 COLUMNS, ZOOM = 6, 2
 GROUND = (0, 0, 0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mimbench.data.images import Images
 from mimbench.data.sampling import BatchSampler
+from mimbench.data.sources.images import Images
 
 
 class Keyed(Dataset[Any]):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mimbench.config import DataConfig, EncoderConfig
-from mimbench.data.images import Images, load
+from mimbench.config.schema import DataConfig, EncoderConfig
+from mimbench.data.sources.images import Images, load
 from mimbench.models.encoder import Encoder, prefer_unfused_attention
 from mimbench.pretrain.fit import load_weights
 from mimbench.pretrain.step import make_encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimbench.data.images import Images, normalise
+from mimbench.data.sources.images import Images, normalise
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Place
 

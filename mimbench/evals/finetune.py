@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimbench.config import ScheduleConfig
-from mimbench.data.images import Images, normalise
+from mimbench.config.schema import ScheduleConfig
 from mimbench.data.loading import Keyed, batches
 from mimbench.data.sampling import BatchSampler, derive
+from mimbench.data.sources.images import Images, normalise
 from mimbench.evals.common import Subject, at_edge, percent
-from mimbench.files import read_json, write_json
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, Place, fit
+from mimbench.store.files import read_json, write_json
 
 BATCH = 250  # of the evaluation
 

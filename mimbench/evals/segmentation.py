@@ -18,10 +18,10 @@ from mmseg.evaluation import IoUMetric
 from mmseg.models import CrossEntropyLoss, EncoderDecoder, FCNHead, Feature2Pyramid, SegDataPreProcessor, UPerHead
 from torch import Tensor, nn
 
-from mimbench.data import ade
-from mimbench.data.images import MEAN, STD, segmentation_root
 from mimbench.data.loading import batches
 from mimbench.data.sampling import BatchSampler, derive
+from mimbench.data.sources import ade20k as ade
+from mimbench.data.sources.images import MEAN, STD, segmentation_root
 from mimbench.evals.common import Subject
 from mimbench.evals.finetune import images_seen, layer_decay, schedule_of, sweep
 from mimbench.models.encoder import Encoder

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mimbench.config import EncoderConfig
+from mimbench.config.schema import EncoderConfig
 from mimbench.models.positions import sincos
 from mimbench.parts import Encoded, Grid, Masks
 

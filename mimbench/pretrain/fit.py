@@ -26,12 +26,12 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mimbench.config import ScheduleConfig
+from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import derive
 from mimbench.errors import Interrupted, RunFailed, UserError
-from mimbench.files import write_atomically
 from mimbench.models.encoder import Encoder
-from mimbench.stop import Stop
+from mimbench.runtime import Stop
+from mimbench.store.files import write_atomically
 
 T = TypeVar("T")
 

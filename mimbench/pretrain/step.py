@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mimbench import registry
-from mimbench.config import EncoderConfig
-from mimbench.data.images import normalise
+from mimbench.config.schema import EncoderConfig
 from mimbench.data.sampling import derive, generator
+from mimbench.data.sources.images import normalise
 from mimbench.models.encoder import Encoder, prefer_unfused_attention
 from mimbench.parts import Masks, Tokenizer
 from mimbench.pretrain.fit import Objective, Place

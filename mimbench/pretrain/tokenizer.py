@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mimbench import registry
-from mimbench.data.images import normalise
 from mimbench.data.sampling import derive, uniforms
+from mimbench.data.sources.images import normalise
 from mimbench.parts import Grid, TrainedTokenizer
 from mimbench.pretrain.fit import Objective, Place
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import yaml
 
-from mimbench.coerce import coerce
+from mimbench.config.coerce import coerce
 from mimbench.errors import UserError, unknown
-from mimbench.files import fingerprint
+from mimbench.store.files import fingerprint
 
 NAMES = ("finetune", "linear_probe", "knn", "segmentation")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mimbench.report.collect import Column, Grid, Record, Row, read_grid
 from mimbench.report.comparable import check_comparable
 from mimbench.report.statistics import Comparison, Summary, compare, judge, summarise
-from mimbench.store import Store
+from mimbench.store.results import Store
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 from mimbench.errors import UserError
-from mimbench.files import read_json, write_atomically, write_json
 from mimbench.report.analysis import analyse
 from mimbench.report.build import write_report
 from mimbench.report.collect import Grid, Record
-from mimbench.store import Store
+from mimbench.store.files import read_json, write_atomically, write_json
+from mimbench.store.results import Store
 
 CURVE_LINES = 200  # kept of a run's curve: every k-th and the last
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimbench.files import write_atomically
 from mimbench.report.analysis import Analysis, analyse
 from mimbench.report.costs import costs_csv
 from mimbench.report.tables import latex, markdown, tidy_csv
-from mimbench.store import Store
+from mimbench.store.files import write_atomically
+from mimbench.store.results import Store
 
 
 def build_report(store: Store, name: str, scale: str) -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mimbench.errors import UserError, unknown
-from mimbench.files import read_json
-from mimbench.records import ATTEMPT, LARGEST, is_number, read_record
-from mimbench.records import read_grid as read_grid_record
-from mimbench.store import RunFolder, Store
+from mimbench.store.files import read_json
+from mimbench.store.records import ATTEMPT, LARGEST, is_number, read_record
+from mimbench.store.records import read_grid as read_grid_record
+from mimbench.store.results import RunFolder, Store
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.files import canonical
 from mimbench.report.collect import Column, Grid
+from mimbench.store.files import canonical
 
 
 def check_comparable(grid: Grid) -> None:

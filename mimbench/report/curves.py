@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimbench.records import is_number
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
 from mimbench.report.colours import ACCENT
+from mimbench.store.records import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,6 +12,7 @@ from mimbench.report.analysis import Analysis, Cell
 from mimbench.report.colours import ACCENT, BASE, FAINT, INK, MUTED, PAPER
 from mimbench.report.costs import ALL_ROWS, costs
 from mimbench.report.figures import Drawing
+from mimbench.report.format import duration
 from mimbench.report.notices import days, machine_facts, machine_notices, result_notices, run_notices
 from mimbench.report.published import PaperColumn, paper_column
 from mimbench.report.tables import (
@@ -25,7 +26,6 @@ from mimbench.report.tables import (
     paper_note,
     warning_of_one_seed,
 )
-from mimbench.wording import duration
 
 
 def page(analysis: Analysis, drawings: Iterable[Drawing], *, runs_at: str | None = "../../runs") -> str:

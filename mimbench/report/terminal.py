@@ -8,7 +8,7 @@ from typing import TextIO
 from mimbench.report.analysis import Analysis, analyse
 from mimbench.report.published import paper_column
 from mimbench.report.tables import legend, paper_note, text_rows, warning_of_one_seed
-from mimbench.store import Store
+from mimbench.store.results import Store
 
 ASCII = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "−": "-", "–": "-"})
 

@@ -1,0 +1,297 @@
+"""The whole way through the command line at scale `smoke`: real processes, real mmsegmentation, real interruptions."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import commands
+import pytest
+from conftest import ROOT
+
+from mimbench.store.files import read_json
+from mimbench.store.results import Store
+
+FEW = ("--only", "no-tokens", "--only", "scratch")
+PROTOCOLS = 4
+SHORT = str(ROOT / "tests" / "short_grid.yaml")  # one protocol
+
+
+def arguments(results, *words, grid="configs/ablations.yaml"):
+    return ("run", "grid", str(ROOT / grid), "--scale", "smoke", "--results", str(results), *words)
+
+
+def command(results, *words, **more):
+    return [sys.executable, "-m", "mimbench", *arguments(results, *words, **more)]
+
+
+def mimbench(results, *words, **more):
+    return subprocess.run(command(results, *words, **more), cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def attempts(results):
+    return sum(1 for _ in (results / "runs").glob("*/attempts/*.json"))
+
+
+def table(results):
+    return {p.name: p.read_bytes() for p in (results / "reports" / "ablations.smoke").glob("table.*")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two rows at one seed, undisturbed."""
+    results = tmp_path_factory.mktemp("smoke") / "results"
+    return results, mimbench(results, "--seeds", "1", "--on", "local:2", *FEW)
+
+
+def link_cache(source, target):
+    target.mkdir()
+    (target / "cache").symlink_to(source / "cache")
+
+
+@pytest.mark.slow
+def test_a_grid_runs_from_nothing_to_its_table(finished):
+    results, done = finished
+    assert done.returncode == 0, done.stderr
+    assert len(list((results / "runs").iterdir())) == 1 + 2 * PROTOCOLS
+    assert set(table(results)) == {"table.md", "table.csv", "table.tex"}
+    assert (results / "reports" / "ablations.smoke" / "index.html").stat().st_size > 10_000
+    assert "mean nothing" in (results / "reports" / "ablations.smoke" / "table.md").read_text()
+    assert done.stdout.strip().splitlines()[-1].endswith("--seeds 3")
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_call_does_nothing_and_says_so(finished):
+    results, _ = finished
+    before, bytes_before = attempts(results), table(results)
+    again = mimbench(results, "--seeds", "1", *FEW)
+    assert again.returncode == 0
+    assert "nothing to compute" in again.stderr
+    assert attempts(results) == before
+    assert table(results) == bytes_before
+
+
+@pytest.mark.slow
+def test_every_method_goes_the_whole_way(finished, tmp_path):
+    """BEiT from its tokenizer on, relative positions, MAE's dropped patches and decoder, SimMIM, and random encoders."""
+    results = tmp_path / "results"
+    link_cache(finished[0], results)
+    done = mimbench(results, "--seeds", "1", "--on", "local:2", grid="configs/methods.yaml")
+    assert done.returncode == 0, done.stderr
+    assert len(list((results / "runs").glob("*/result.json"))) == 1 + 4 + 6 * PROTOCOLS
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_adding_a_row_computes_that_row_alone(finished, tmp_path):
+    results, _ = finished
+    before = attempts(results)
+    more = mimbench(results, "--seeds", "1", "--only", "no-tokens-no-blockwise")
+    assert more.returncode == 0, more.stderr
+    assert attempts(results) == before + 1 + PROTOCOLS
+    names = [r["name"] for r in read_json(results / "grids" / "ablations.smoke.json")["rows"] if r["runs"]]
+    assert names == ["no-tokens", "no-tokens-no-blockwise", "scratch"]
+
+
+@pytest.mark.slow
+def test_interrupted_killed_and_called_again_it_ends_in_the_same_table(finished, tmp_path):
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = ("--seeds", "1", "--on", "local:2", "--checkpoint-seconds", "0", *FEW)
+    for kind in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+        process = commands.mimbench_process(*arguments(results, *words))
+        deadline, before = time.monotonic() + 180, attempts(results) if (results / "runs").exists() else 0
+        while time.monotonic() < deadline and attempts(results) <= before:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(kind)
+        output, errors = process.communicate(timeout=180)
+        if kind == signal.SIGINT:
+            assert process.returncode == 130, errors
+            assert "To go on" in output
+    done = mimbench(results, *words)
+    assert done.returncode == 0, done.stderr
+    # the clean folder may have more rows by now: compare the rows both have
+    ours, theirs = (_rows(f) for f in (results, clean))
+    assert ours
+    assert all(theirs[key] == value for key, value in ours.items())
+
+
+def _rows(results):
+    rows = {}
+    for folder in Store(results).all_runs():
+        if folder.done():
+            result = folder.result()
+            rows[folder.name] = (result["metrics"], result["values"], result.get("weights_sha256"))
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 4.0, 5.5])
+def test_ctrl_c_in_the_first_seconds_ends_in_order(finished, tmp_path, seconds):
+    """As from a terminal: the signal reaches the whole group, the fork server that is still importing too."""
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = command(results, "--only", "pixels", grid=SHORT)
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )  # fmt: skip
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode in (130, -signal.SIGINT), errors  # the latter before Python itself is up
+    assert "Traceback" not in errors or process.returncode < 0
+
+
+@pytest.mark.slow
+def test_two_calls_at_the_same_time_do_each_run_once(finished, tmp_path):
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = arguments(results, "--on", "local:1", grid=SHORT)
+    both = [commands.mimbench_process(*words) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    for folder in Store(results).all_runs():
+        assert len(list((folder.path / "attempts").iterdir())) == 1, folder.name
+
+
+@pytest.mark.slow
+def test_a_failed_run_holds_up_no_other_row_and_is_told(finished, tmp_path):
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = ("--only", "pixels", "--only", "scratch", "--set", "schedule.lr=1e30", "--set", "schedule.clip=null")
+    done = mimbench(results, *words, grid=SHORT)
+    assert done.returncode == 1
+    assert "RunFailed: the loss became" in done.stderr
+    assert "not run, for a parent failed" in done.stderr
+    states = {f.kind: f.state() for f in Store(results).all_runs()}
+    assert states["pretrain"] == "failed"
+    assert sum(f.done() for f in Store(results).all_runs()) == 1  # of the row from scratch
+    status = subprocess.run([sys.executable, "-m", "mimbench.cli.commands", "status", "--results", str(results)], cwd=ROOT,
+                            capture_output=True, text=True, timeout=180)  # fmt: skip
+    assert "failed: pretrain-" in status.stdout
+    ask = lambda *words: subprocess.run([sys.executable, "-m", "mimbench.cli.commands", *words, "--results", str(results)], cwd=ROOT,
+                                        capture_output=True, text=True, timeout=120)  # fmt: skip
+    blocked = next(f for f in Store(results).all_runs() if f.kind == "knn" and not f.done())
+    assert "the loss became" in ask("why", blocked.name).stdout
+    assert "the loss became" in ask("logs", "pretrain").stdout
+    before = attempts(results)
+    again = ask("retry", "--failed", "--on", "local:2")  # needs no grid file, and fails as before
+    assert again.returncode == 1
+    assert attempts(results) == before + 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_as_failed(finished, tmp_path):
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = ("--only", "pixels", "--set", "schedule.steps=100000", "--on", "local:1")
+    process = commands.mimbench_process(*arguments(results, *words, grid=SHORT))
+    deadline, owner = time.monotonic() + 180, None
+    while time.monotonic() < deadline and owner is None:
+        time.sleep(0.2)
+        running = [f for f in Store(results).all_runs() if f.state() == "running"]
+        owner = running[0].claim_owner() if running else None
+    os.kill(owner["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "SIGKILL" in errors
+
+
+@pytest.mark.slow
+def test_on_a_terminal_every_run_has_a_bar_with_its_rate(finished, tmp_path):
+    import pty
+
+    clean, _ = finished
+    results = tmp_path / "results"
+    link_cache(clean, results)
+    words = command(results, "--only", "pixels", "--set", "schedule.steps=500", grid=SHORT)
+    screen, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            data = os.read(screen, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    assert process.wait(60) == 0
+    assert re.search(rb"pretrain-[0-9a-f]{12}", shown)
+    assert re.search(rb"\d+/500 steps, \d+\.\d/s, \d+ s left", shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "masker.min_blok=3"), "Did you mean 'min_block'"),
+        (("--only", "bait"), "Did you mean 'beit'"),
+        (("--on", "slrum"), "--on slrum"),
+        (("--seeds", "0"), "--seeds"),
+        (("--scale", "tinny"), "Did you mean 'tiny'"),
+    ],
+)
+def test_a_typo_is_answered_before_any_compute_with_exit_code_2(tmp_path, words, message):
+    done = commands.mimbench(*arguments(tmp_path / "results", *words))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    done = commands.mimbench(*arguments(tmp_path / "results", "--dry-run"))
+    assert done.returncode == 0
+    assert re.search(r"^tokenizer +3 +3 +0", done.stdout, re.M)  # three seeds, each shared by four rows
+    assert re.search(r"^pretrain +18 ", done.stdout, re.M)
+    assert not (tmp_path / "results").exists()
+
+
+def test_help_takes_less_than_a_third_of_a_second():
+    """Of the processor: what else this machine does meanwhile is not the command's affair. `make bench` has the clock's."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-m", "mimbench.cli.commands", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            timeout=180,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["tokenizers", "maskers", "losses", "decoders", "protocols"])
+def test_list_names_every_part(kind):
+    done = commands.mimbench("list", kind)
+    assert done.returncode == 0, done.stderr
+    folder = ROOT / ("mimbench/protocols" if kind == "protocols" else f"registries/{kind}")
+    for path in folder.iterdir():
+        if path.suffix in (".py", ".yaml") and path.stem != "__init__":
+            assert re.search(rf"^{path.stem}\b", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("grid", ["ablations", "methods", "tokenizers"])
+@pytest.mark.parametrize("scale", ["smoke", "tiny"])
+def test_every_grid_that_ships_can_be_planned_at_every_scale(tmp_path, grid, scale):
+    done = commands.mimbench("plan", grid, "--scale", scale, "--results", tmp_path / "none")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,293 @@
+"""On a real SLURM: several ranks, and what goes wrong, each in the right state with a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import mimbench
+from slurm_lab import (
+    SCRIPT,
+    bring_up,
+    lasting,
+    new_results,
+    port,
+    run_grid,
+    runs_of_kind,
+    settle,
+    slurm,
+    states,
+    take_down,
+    until,
+    waiting_run,
+    write_profile,
+)
+
+from mimbench.slurm import queue
+from mimbench.store.results import Store
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+# several ranks
+
+
+def test_two_nodes_of_two_ranks_train_as_one_of_four_and_as_one_process(cluster, tmp_path, rendered):
+    weights = {}
+    places = {"2x2": {"nodes": 2, "ranks": 2}, "1x4": {"nodes": 1, "ranks": 4}, "1x1": {"micro_batch": 8}}
+    folders = {}
+    for name, place in places.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        folders[name] = new_results(folder / "results", rendered)
+        profile = write_profile(folder, kinds={"pretrain": place})
+        precise = ("--set", "schedule.precision=fp32")
+        done = run_grid(folders[name], profile, "--only", "beit", *precise)
+        assert done.returncode == 0, done.stderr
+    for name, folder in folders.items():
+        assert set(settle(folder).values()) == {"done"}, mimbench("status", "--results", folder).stdout
+        (run,) = runs_of_kind(folder, "pretrain")
+        weights[name] = torch.load(run / "work" / "weights.pt", weights_only=True)
+        attempt = Store(folder).run(run.name).last_attempt()
+        assert attempt["world"] == (1 if name == "1x1" else 4)
+    for key, value in weights["2x2"].items():
+        assert torch.equal(value, weights["1x4"][key]), key
+        # 24 steps of Adam move a weight by up to 5e-2; it blows up the rounding of gradients near zero
+        torch.testing.assert_close(value, weights["1x1"][key], rtol=0, atol=2e-4)
+
+
+def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 300, kinds={"pretrain": {"nodes": 2, "ranks": 1}})
+    until(lambda: (folder.work / "progress.json").exists())
+    job = folder.submission()["job"]
+    pids = _ranks_of(job)
+    assert len(pids) == 2
+    owner = folder.claim_owner()["pid"]
+    os.kill(next(p for p in pids if p != owner), signal.SIGKILL)
+    begun = time.monotonic()
+    found = settle(results, 120)
+    assert found[folder.name] == "failed"
+    assert time.monotonic() - begun < 30
+    assert not _ranks_of(job)
+
+
+def _ranks_of(job):
+    """Process ids of the ranks of a job on this machine, which is all of its nodes; another cluster's may have its number."""
+    array, _, task = job.partition("_")
+    wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"} if task else {f"SLURM_JOB_ID={job}"}
+    wanted.add(f"SLURM_CONF={os.environ['SLURM_CONF']}")
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text().split("\0")
+            here = set((process / "environ").read_text().split("\0"))
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, UnicodeDecodeError):
+            continue
+        # srun's children; not the shell around them, nor the batch script, which has no rank
+        ranked = any(word.startswith("SLURM_PROCID=") for word in here)
+        if "python" in words[0] and "submitit.core._submit" in words and ranked and wanted <= here:
+            parents[int(process.name)] = parent
+    return [pid for pid, parent in parents.items() if parent not in parents]  # what a rank forks is no rank
+
+
+# what goes wrong
+
+
+def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "submitit").mkdir()
+    (broken / "submitit" / "__init__.py").write_text("raise ImportError('no submitit on the nodes')")
+    profile = write_profile(tmp_path, setup=[f"export PYTHONPATH={broken}"])
+    assert run_grid(results, profile, "--only", "scratch").returncode == 0
+    assert set(settle(results).values()) == {"failed"}
+    status = mimbench("status", "--results", results).stdout
+    assert "before it began" in status
+    assert "no submitit on the nodes" in status
+    one = next(iter(states(results)))
+    assert "no submitit on the nodes" in mimbench("logs", one, "-f", "--results", results).stdout
+    again = mimbench("retry", "--failed", "--results", results, "--on", write_profile(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert set(settle(results).values()) == {"done"}
+
+
+def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 20)
+    until(lambda: (folder.work / "checkpoint.pt").exists() or folder.done())
+    owner = folder.claim_owner()
+    node = owner["host"]
+    _power_off(cluster, node)
+    try:
+        until(lambda: states(results)[folder.name] in ("queued", "done") or folder.claim_owner() != owner, 120)
+        assert set(settle(results, 240).values()) == {"done"}
+        assert len(folder.attempts()) >= 2
+        assert {a["host"] for a in folder.attempts()} > {node}
+    finally:
+        subprocess.run([SCRIPT, "node", node], env=cluster, check=True, capture_output=True, timeout=60)
+
+
+def _power_off(cluster, node):
+    """SIGKILL to the node's daemon and to everything below it: what shares its host name, of which each has one of its own.
+
+    Not by that name: the nodes of the other tests' clusters on this machine have the same.
+    """
+    daemon = int((Path(cluster["CLUSTER_DIR"]) / "run" / f"{node}.pid").read_text())
+    its_own = _host_namespace(daemon)
+    assert its_own != _host_namespace("self")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            if _host_namespace(process.name) == its_own:
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _host_namespace(pid):
+    return os.readlink(f"/proc/{pid}/ns/uts")
+
+
+def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 20)
+    until(lambda: (folder.work / "checkpoint.pt").exists())
+    away = results.with_name("away")
+    results.rename(away)
+    job = json.loads(sorted((away / "runs" / folder.name / "submissions").iterdir())[-1].read_text())["job"]
+    assert "no such folder" in mimbench("status", "--results", results).stdout
+    until(lambda: not queue.queued([job]), 120)
+    assert not results.exists()  # the dying job made no stray copy
+    away.rename(results)
+    assert states(results)[folder.name] == "failed"
+    assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
+    assert set(settle(results).values()) == {"done"}
+
+
+def _read_only(cluster, folder, yes):
+    """For this machine and for each node: a read-only view laid over the folder, or taken away again."""
+    pids = [Path(cluster["CLUSTER_DIR"], "run", f"n{n}.pid").read_text().strip() for n in (1, 2, 3)]
+    for where in ([], *(["nsenter", "--mount", "--target", pid] for pid in pids)):
+        if yes:
+            assert slurm(*where, "mount", "--bind", str(folder), str(folder)).returncode == 0
+            assert slurm(*where, "mount", "-o", "remount,bind,ro", str(folder)).returncode == 0
+        else:
+            assert slurm(*where, "umount", "--lazy", str(folder)).returncode == 0
+
+
+def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 20)
+    until(lambda: (folder.work / "checkpoint.pt").exists())
+    _read_only(cluster, results, True)
+    try:
+        found = settle(results, 150)
+        assert found[folder.name] == "failed"
+        status = mimbench("status", "--results", results).stdout
+        assert "cannot be written now" in status
+        assert "ended without a word" in status
+        refused = run_grid(results, write_profile(tmp_path), "--only", "pixels")
+        assert refused.returncode == 2
+        assert "results cannot be written there" in refused.stderr
+    finally:
+        _read_only(cluster, results, False)
+    assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
+    assert set(settle(results).values()) == {"done"}
+
+
+def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, tmp_path):
+    done = run_grid(results, write_profile(tmp_path, partition="nowhere"))
+    assert done.returncode == 1
+    assert "invalid partition" in done.stderr
+    assert "its parent" in done.stderr
+    assert not queue.mine(f"mimbench:{results}")
+    assert set(states(results).values()) == {"planned"}
+
+
+def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 20)
+    until(lambda: (folder.work / "progress.json").exists())
+    done = mimbench("cancel", "short", "--results", results)
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs cancelled" in done.stdout
+    found = settle(results, 120)
+    assert found[folder.name] == "stopped"
+    assert set(found.values()) == {"stopped", "planned"}
+    assert (folder.work / "checkpoint.pt").exists()  # it saved before it went
+    again = mimbench("retry", "--results", results)
+    assert again.returncode == 2
+    assert "was submitted: say --on slurm:" in again.stderr  # not on the login node unawares
+    on = ("--on", write_profile(tmp_path, **lasting(20)))
+    assert mimbench("retry", "--results", results, *on).returncode == 0
+    until(lambda: states(results)[folder.name] == "running" and len(folder.attempts()) == 2)
+    until(lambda: (folder.work / "progress.json").exists())
+    assert mimbench("cancel", "--results", results).returncode == 0
+    # at once, while the cancelled jobs are still ending: what was to wait for them waits for the new ones
+    assert mimbench("retry", "--results", results, *on).returncode == 0
+    assert set(settle(results).values()) == {"done"}
+
+
+def test_doctor_examines_the_cluster_through_a_job(cluster, results, tmp_path):
+    done = mimbench("doctor", "--results", results, "--on", write_profile(tmp_path, nodes=2, ranks=2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("accounting: yes", "all 4 met on n1, n2", "the sum is right on every rank", "sees the files of all",
+                  "scontrol answers from within the job"):  # fmt: skip
+        assert words in done.stdout
+
+
+def test_the_script_of_a_dry_run_is_what_sbatch_takes(cluster, results, tmp_path):
+    shown = run_grid(results, write_profile(tmp_path), "--dry-run").stdout
+    scripts = ["#!/bin/bash" + part for part in shown.split("#!/bin/bash")[1:]]
+    assert len(scripts) == 3
+    for script in scripts:
+        path = tmp_path / "script.sh"
+        path.write_text(script)
+        done = slurm("sbatch", "--test-only", str(path))
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_full_queue_takes_what_fits_and_the_rest_later(cluster, results, tmp_path):
+    """The account may have five jobs at a time: what is over is told at once, and its children are not submitted."""
+    account = ("sacctmgr", "--immediate", "modify", "user", "root", "set")
+    assert slurm(*account, "MaxSubmitJobs=5").returncode == 0
+    try:
+        done = until(lambda: (d := run_grid(results, write_profile(tmp_path))).returncode == 1 and d, 30)
+        assert "MaxSubmitJobs" in done.stderr or "violates accounting" in done.stderr
+        assert "submitted tokenizer" in done.stdout
+        settle(results)
+    finally:
+        assert slurm(*account, "MaxSubmitJobs=-1").returncode == 0
+    found = states(results)
+    assert set(found.values()) == {"done", "planned"}
+    until(lambda: run_grid(results, write_profile(tmp_path)).returncode == 0, 60)
+    assert set(settle(results).values()) == {"done"}
+
+
+# without accounting
+
+
+@pytest.fixture(scope="module")
+def bare_cluster(tmp_path_factory):
+    environment = bring_up(
+        tmp_path_factory.mktemp("bare"), CLUSTER_PORT=port(1), CLUSTER_NODES=1, CLUSTER_EXTRA="MaxJobCount=9"
+    )
+    yield environment
+    take_down(environment)
+
+
+@pytest.fixture
+def bare(bare_cluster, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", bare_cluster["SLURM_CONF"])
+    return bare_cluster
+
+
+def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 100)
+    until(lambda: (folder.work / "progress.json").exists())
+    os.kill(folder.claim_owner()["pid"], signal.SIGKILL)
+    found = settle(results, 150)
+    assert found[folder.name] == "failed"
+    assert found[next(n for n in found if n.startswith("knn"))] == "blocked"
+    assert "without a word (the accounting says nothing of it)" in mimbench("status", "--results", results).stdout

@@ -1,0 +1,334 @@
+"""Folders as the only state: written once, never torn, claimed by one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimbench.errors import UserError
+from mimbench.store import lease as claims
+from mimbench.store.files import canonical, fingerprint, read_json, write_atomically, write_json
+from mimbench.store.results import RunFolder, Store, run_name
+
+SPEC = {"kind": "knn", "version": 1, "seed": 0}
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def made(tmp_path) -> RunFolder:
+    folder = Store(tmp_path).run(run_name(SPEC))
+    folder.create(SPEC)
+    return folder
+
+
+@given(value=st.dictionaries(st.text(), json_values, max_size=5))
+def test_what_is_written_is_what_is_read(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert list(path.parent.iterdir()) == [path]  # no temporary file stays
+
+
+@given(value=st.dictionaries(st.text(), json_values, min_size=2, max_size=5), order=st.randoms(use_true_random=False))
+def test_the_order_of_keys_does_not_change_a_fingerprint(value, order):
+    items = list(value.items())
+    order.shuffle(items)
+    assert fingerprint(dict(items)) == fingerprint(value)
+
+
+@given(first=json_values, second=json_values)
+def test_two_values_share_a_canonical_text_only_if_they_are_equal(first, second):
+    if canonical(first) == canonical(second):
+        assert first == second
+
+
+def test_a_spec_is_written_once_and_another_is_refused(tmp_path):
+    folder = made(tmp_path)
+    folder.create(SPEC)  # the same again: nothing happens
+    write_json(folder.path / "spec.json", {**SPEC, "seed": 1})
+    with pytest.raises(UserError, match="another spec"):
+        folder.create(SPEC)
+    with pytest.raises(UserError, match="does not belong"):
+        folder.spec()
+
+
+def test_a_result_is_never_replaced(tmp_path):
+    folder = made(tmp_path)
+    folder.finish({"metrics": {"accuracy": 1}}, {"seconds": 1})
+    folder.finish({"metrics": {"accuracy": 2}}, {"seconds": 2})
+    assert folder.result()["metrics"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a": 1}trailing'])
+def test_a_corrupt_file_is_named(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"result\.json"):
+        read_json(path)
+
+
+def test_states_follow_from_the_files(tmp_path):
+    folder = made(tmp_path)
+    assert folder.state() == "planned"
+    claim = folder.claim()
+    attempt = folder.begin_attempt({})
+    assert folder.state() == "running"
+    folder.fail(attempt, ValueError("no"))
+    claim.release()
+    assert folder.state() == "failed"
+    assert folder.last_failure()["message"] == "no"
+    folder.begin_attempt({})
+    assert folder.state() == "stopped"
+    folder.finish({}, {})
+    assert folder.state() == "done"
+
+
+def test_a_run_is_claimed_once(tmp_path):
+    folder = made(tmp_path)
+    claim = folder.claim()
+    assert RunFolder(folder.path).claim() is None
+    claim.release()
+    again = RunFolder(folder.path).claim()
+    assert again is not None
+    again.release()
+
+
+def test_who_was_taken_over_takes_no_other_claim_for_its_own(tmp_path, monkeypatch):
+    """Once the one who took over has released it, the number is used again, by somebody else."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
+    folder, lost = made(tmp_path), threading.Event()
+    silent = folder.claim(on_lost=lost.set)
+    silent.path.unlink()  # taken over, done and released meanwhile
+    third = RunFolder(folder.path).claim()
+    assert third.path == silent.path
+    assert lost.wait(10)
+    silent.release()
+    assert third.path.exists()
+    assert RunFolder(folder.path).claim() is None
+    third.release()
+    assert not third.path.exists()
+
+
+def _claim_and_sleep(path, ready):
+    from pathlib import Path
+
+    RunFolder(Path(path)).claim()
+    ready.set()
+    time.sleep(60)
+
+
+def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
+    folder = made(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_claim_and_sleep, args=(str(folder.path), ready))
+    process.start()
+    assert ready.wait(30)
+    assert folder.claim() is None
+    process.kill()
+    process.join()
+    claim = folder.claim()
+    assert claim is not None
+    assert len(claims._numbers(folder.path)) == 1
+    claim.release()
+
+
+def test_a_silent_claim_of_another_host_is_taken_over_only_after_a_while(tmp_path):
+    folder = made(tmp_path)
+    path = folder.path / "claim-0"
+    path.write_text(json.dumps({"machine": "elsewhere", "host": "elsewhere", "pid": 1, "start": "1"}))
+    assert folder.claim() is None
+    old = time.time() - claims.DEAD_AFTER_SECONDS - 1
+    os.utime(path, (old, old))
+    claim = folder.claim()
+    assert claim is not None
+    claim.release()
+
+
+def _race(path, start, results):
+    from pathlib import Path
+
+    start.wait()
+    claim = RunFolder(Path(path)).claim()
+    results.put(claim is not None)
+    time.sleep(1)
+
+
+def test_of_many_that_race_for_a_dead_claim_one_wins(tmp_path):
+    folder = made(tmp_path)
+    (folder.path / "claim-3").write_text(json.dumps({"machine": claims._machine(), "pid": 2**22 + 1, "start": "0"}))
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    racers = [context.Process(target=_race, args=(str(folder.path), start, results)) for _ in range(8)]
+    for racer in racers:
+        racer.start()
+    start.set()
+    won = [results.get(timeout=30) for _ in racers]
+    for racer in racers:
+        racer.join()
+    assert sum(won) == 1
+
+
+def _finish_one(root, number, start):
+    store = Store(root)
+    spec = {"kind": "knn", "seed": number}
+    folder = store.run(run_name(spec))
+    folder.create(spec)
+    claim = folder.claim()
+    folder.begin_attempt({"number": number})
+    start.wait()
+    folder.finish({"kind": "knn", "number": number}, {"seconds": 1.0})
+    claim.release()
+
+
+def test_two_hundred_runs_that_finish_at_once_are_all_there_and_whole(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
+    processes = [context.Process(target=_finish_one, args=(str(tmp_path / "results"), n, start)) for n in range(200)]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 200
+    folders = list(Store(tmp_path / "results").all_runs())
+    assert sorted(f.result()["number"] for f in folders) == list(range(200))
+    assert all(f.state() == "done" and f.cost() == {"seconds": 1.0} for f in folders)
+    assert not list((tmp_path / "results").rglob("*.tmp"))
+    assert not list((tmp_path / "results").rglob("claim-*"))
+
+
+def _hold_lock(root, counter, held):
+    store = Store(root)
+    for _ in range(5):
+        with store.lock("submitting", 60):
+            held.value += 1
+            assert held.value == 1
+            time.sleep(0.01)
+            held.value -= 1
+    counter.put(True)
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
+    context = multiprocessing.get_context("fork")
+    counter, held = context.Queue(), context.Value("i", 0, lock=False)
+    processes = [context.Process(target=_hold_lock, args=(str(tmp_path), counter, held)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 4
+
+
+def test_an_owner_that_the_cluster_knows_to_be_gone_is_taken_over_at_once(tmp_path):
+    folder = made(tmp_path)
+    write_json(folder.path / "claim-0", {"machine": "another", "host": "n7", "pid": 1, "start": "0", "job": "17_3"})
+    assert folder.claim() is None
+    claim = folder.claim(dead=lambda owner: owner["job"] == "17_3")
+    assert claim is not None
+    assert claim.path.name == "claim-1"
+    claim.release()
+
+
+def _write_forever(path):
+    from pathlib import Path
+
+    number = 0
+    while True:
+        write_atomically(Path(path), json.dumps({"number": number, "filler": "x" * 200_000}))
+        number += 1
+
+
+@settings(max_examples=5)
+@given(delay=st.floats(0.0, 0.05))
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path_factory, delay):
+    path = tmp_path_factory.mktemp("kill") / "value.json"
+    write_json(path, {"number": -1})
+    process = multiprocessing.get_context("fork").Process(target=_write_forever, args=(str(path),))
+    process.start()
+    time.sleep(0.05 + delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert "number" in read_json(path)
+
+
+def test_a_read_only_results_folder_is_named_before_any_compute(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Store(target).check_writable()
+
+
+def test_strange_folders_are_passed_over(tmp_path):
+    folder = made(tmp_path)
+    (tmp_path / "runs" / "lost+found").mkdir()
+    (tmp_path / "runs" / "note.txt").write_text("")
+    assert [f.name for f in Store(tmp_path).all_runs()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "nonsense", '{"name": "a", "scale": "b", "seeds": [], "columns": [], "rows": [3]}']
+)
+def test_a_foreign_grid_record_is_named_and_hides_no_other(tmp_path, content):
+    from mimbench.cli.status import status
+
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "foreign.tiny.json").write_text(content)
+    fine = {"name": "fine", "scale": "tiny", "seeds": [0], "columns": [], "rows": [{"name": "a", "runs": {}}]}
+    write_json(tmp_path / "grids" / "z.tiny.json", fine)
+    lines = "\n".join(status(Store(tmp_path)).lines)
+    assert "foreign.tiny.json" in lines
+    assert "fine at scale tiny" in lines
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{}", b'{"machine": 3}'])
+def test_an_unreadable_claim_counts_as_anothers_until_it_is_silent(tmp_path, content):
+    folder = made(tmp_path)
+    path = folder.path / "claim-0"
+    path.write_bytes(content)
+    assert folder.claim() is None
+    os.utime(path, (1, 1))
+    claim = folder.claim()
+    assert claim is not None
+    claim.release()
+
+
+def test_a_claimer_that_looked_too_early_withdraws(tmp_path, monkeypatch):
+    """It listed no claim, then others claimed, died and were taken over: claim-0 is free again, but claim-1 lives."""
+    folder = made(tmp_path)
+    holder = folder.claim()
+    (folder.path / "claim-0").rename(folder.path / "claim-1")
+    looked = iter([[]])
+    original = claims._numbers
+    monkeypatch.setattr(claims, "_alive", lambda path, dead: True)
+
+    def early(path):
+        return next(looked, original(path))
+
+    monkeypatch.setattr(claims, "_numbers", early)
+    assert RunFolder(folder.path).claim() is None
+    assert original(folder.path) == [1]
+    holder._stop.set()
+
+
+def test_a_process_that_died_before_its_first_word_has_failed(tmp_path):
+    from mimbench.launch.local import _record_death
+
+    folder = made(tmp_path)
+    _record_death(folder, -9)
+    assert folder.state() == "failed"
+    assert "SIGKILL" in folder.last_failure()["message"]
+    attempt = folder.begin_attempt({})
+    folder.fail(attempt, ValueError("another reason"))
+    assert folder.last_failure()["message"] == "another reason"

@@ -1,0 +1,153 @@
+"""The encoder against timm and transformers, with and without masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
+from transformers import BeitConfig, BeitForMaskedImageModeling
+
+from mimbench.config.schema import EncoderConfig
+from mimbench.models.encoder import Encoder, prefer_unfused_attention
+from mimbench.parts import Masks
+from mimbench.pretrain.step import make_encoder
+
+SMALL = {"patch": 4, "dim": 32, "depth": 3, "heads": 4}
+
+
+def images(count=2, size=16):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def masks(hidden, drop=False):
+    kept = (~hidden).nonzero()[:, 1].view(len(hidden), -1) if drop else None
+    return Masks(hidden, hidden.flatten().nonzero().squeeze(1), kept, int(hidden.sum()))
+
+
+def half_hidden(count=2, patches=16):
+    rank = torch.rand(count, patches, generator=torch.Generator().manual_seed(2)).argsort(1).argsort(1)
+    return rank < patches // 2
+
+
+def test_without_masks_it_is_timms_vit():
+    ours = Encoder(EncoderConfig(**SMALL), 16).eval()
+    theirs = VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, global_pool="token"
+    ).eval()
+    theirs.load_state_dict(ours.body.state_dict())
+    features = theirs.forward_features(images())
+    encoded = ours(images())
+    assert torch.allclose(encoded.patches, features[:, 1:], atol=1e-6)
+    assert torch.allclose(encoded.cls, features[:, 0], atol=1e-6)
+
+
+def test_without_masks_it_is_timms_beit():
+    config = EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1, **SMALL)
+    ours = Encoder(config, 16).eval()
+    torch.nn.init.normal_(ours.body.rel_pos_bias.relative_position_bias_table)
+    theirs = Beit(img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, global_pool="token",
+                  use_abs_pos_emb=False, use_shared_rel_pos_bias=True, init_values=0.1).eval()  # fmt: skip
+    theirs.load_state_dict(ours.body.state_dict())
+    assert torch.allclose(ours(images()).patches, theirs.forward_features(images())[:, 1:], atol=1e-6)
+
+
+def _hugging_face_beit(ours: Encoder) -> BeitForMaskedImageModeling:
+    """transformers' BEiT with our weights."""
+    config = BeitConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=16, patch_size=4,
+                        vocab_size=8, use_mask_token=True, use_shared_relative_position_bias=True, layer_scale_init_value=0.1,
+                        layer_norm_eps=1e-6, drop_path_rate=0.0)  # fmt: skip
+    model = BeitForMaskedImageModeling(config).eval()
+    body = ours.body.state_dict()
+    new = dict(model.state_dict())
+    new["beit.embeddings.cls_token"], new["beit.embeddings.mask_token"] = body["cls_token"], ours.mask_token
+    for end in ("weight", "bias"):
+        new[f"beit.embeddings.patch_embeddings.projection.{end}"] = body[f"patch_embed.proj.{end}"]
+        new[f"layernorm.{end}"] = body[f"norm.{end}"]
+    table = "beit.shared_position_bias.relative_position_bias_table"
+    new[table] = body["rel_pos_bias.relative_position_bias_table"]
+    for i in range(3):
+        a, b = f"beit.layers.{i}.", f"blocks.{i}."
+        for letter, weight in zip("qkv", body[b + "attn.qkv.weight"].chunk(3), strict=True):
+            new[f"{a}attention.{letter}_proj.weight"] = weight
+        new[a + "attention.q_proj.bias"] = body[b + "attn.q_bias"]
+        new[a + "attention.v_proj.bias"] = body[b + "attn.v_bias"]
+        new[a + "lambda_1"], new[a + "lambda_2"] = body[b + "gamma_1"], body[b + "gamma_2"]
+        names = {"attention.o_proj": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
+                 "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}  # fmt: skip
+        for theirs, mine in names.items():
+            for end in ("weight", "bias"):
+                new[f"{a}{theirs}.{end}"] = body[f"{b}{mine}.{end}"]
+    model.load_state_dict(new)
+    return model
+
+
+def test_with_mask_tokens_it_is_transformers_beit():
+    torch.manual_seed(0)
+    config = EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1, **SMALL)
+    ours = Encoder(config, 16).eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs = _hugging_face_beit(ours)
+    hidden = half_hidden()
+    with torch.no_grad():
+        expected = theirs.layernorm(theirs.beit(images(), bool_masked_pos=hidden).last_hidden_state)
+        encoded = ours(images(), masks(hidden))
+    assert torch.allclose(encoded.patches, expected[:, 1:], atol=1e-5)
+    assert torch.allclose(encoded.cls, expected[:, 0], atol=1e-5)
+
+
+def test_dropping_shows_the_visible_patches_alone():
+    ours = Encoder(EncoderConfig(masking="drop", positions="sincos", **SMALL), 16).eval()
+    hidden = half_hidden()
+    encoded = ours(images(), masks(hidden, drop=True))
+    assert encoded.patches.shape == (2, 8, 32)
+    noisy = images()
+    pixels = hidden.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    noisy[pixels] = torch.randn(int(pixels.sum()))
+    assert torch.allclose(ours(noisy, masks(hidden, drop=True)).patches, encoded.patches, atol=1e-6)
+
+
+def test_a_masked_patch_does_not_leak_through_its_token():
+    ours = Encoder(EncoderConfig(**SMALL), 16).eval()
+    hidden = half_hidden()
+    noisy = images()
+    pixels = hidden.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    noisy[pixels] = torch.randn(int(pixels.sum()))
+    assert torch.allclose(ours(noisy, masks(hidden)).patches, ours(images(), masks(hidden)).patches, atol=1e-6)
+
+
+def test_taps_are_raw_outputs_of_their_blocks():
+    ours = Encoder(EncoderConfig(**SMALL), 16).eval()
+    encoded = ours(images(), taps=(0, 2))
+    assert set(encoded.taps) == {0, 2}
+    assert torch.allclose(ours.body.norm(encoded.taps[2])[:, 1:], encoded.patches, atol=1e-6)
+
+
+@pytest.mark.parametrize("masking", ["token", "drop"])
+def test_the_same_seed_starts_the_same_with_and_without_masks(masking):
+    config = EncoderConfig(masking=masking, **SMALL)
+    one, two = make_encoder(config, 16, 3).state_dict(), make_encoder(config, 16, 3, masked=False).state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in two)
+    assert not torch.equal(make_encoder(config, 16, 4).body.cls_token, one["body.cls_token"])
+
+
+def test_unfused_attention_computes_the_same():
+    ours = Encoder(EncoderConfig(**SMALL), 16).eval()
+    before = ours(images()).patches
+    prefer_unfused_attention(ours)
+    assert torch.allclose(ours(images()).patches, before, atol=1e-5)
+
+
+def test_layers_are_numbered_for_layer_wise_decay():
+    ours = Encoder(EncoderConfig(**SMALL), 16)
+    assert ours.layer_of("body.patch_embed.proj.weight") == 0
+    assert ours.layer_of("body.blocks.0.attn.qkv.weight") == 1
+    assert ours.layer_of("body.blocks.2.mlp.fc1.bias") == 3
+    assert ours.layer_of("body.norm.weight") == 4
+
+
+def test_vit_b_has_the_published_number_of_parameters():
+    ours = Encoder(EncoderConfig(masking="drop", positions="sincos"), 224)
+    trained = sum(p.numel() for p in ours.parameters())
+    assert trained == 85_798_656  # MAE ViT-B encoder, positions included

@@ -1,0 +1,270 @@
+"""The ruler: what each protocol measures, on what, and that it chooses on held-out images alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.special import log_softmax
+
+from mimbench import protocols
+from mimbench.config.schema import DataConfig, EncoderConfig
+from mimbench.data.sources import ade20k as ade
+from mimbench.data.sources.images import load, load_masks, segmentation_facts
+from mimbench.errors import UserError
+from mimbench.evals import finetune, knn, linear_probe, segmentation
+from mimbench.evals.common import Subject, at_edge
+from mimbench.pretrain.fit import Place
+
+SMALL = EncoderConfig(patch=4, dim=32, depth=2, heads=2)
+
+
+@pytest.fixture
+def subject(tmp_path, cache):
+    counts = {"labelled": 64, "val": 32, "test": 40}
+    return Subject(SMALL, None, 0, DataConfig(), "shapes", counts, cache, tmp_path / "work")
+
+
+def settings(name, **changes):
+    return {**protocols.load(name, "smoke", "test").settings, "precision": "fp32", **changes}
+
+
+def test_a_fingerprint_follows_the_settings_and_nothing_else():
+    first = protocols.load("knn", "smoke", "test")
+    assert protocols.load("knn", "smoke", "elsewhere").fingerprint == first.fingerprint
+    assert protocols.load("knn", "smoke", "test", {"temperature": 0.1}).fingerprint != first.fingerprint
+    assert replace(first, version=2).fingerprint != first.fingerprint
+
+
+def test_every_protocol_offers_at_least_three_learning_rates_where_it_trains():
+    for name in ("finetune", "segmentation", "linear_probe"):
+        for scale in ("smoke", "tiny"):
+            assert len(protocols.load(name, scale, "test").settings["learning_rates"]) >= 3
+
+
+@pytest.mark.parametrize("name", protocols.NAMES)
+def test_the_test_split_is_read_once_and_decides_nothing(subject, name, monkeypatch):
+    """With other test labels the same settings are chosen."""
+    module = {"finetune": finetune, "knn": knn, "linear_probe": linear_probe, "segmentation": segmentation}[name]
+    first = module.evaluate(subject, settings(name), Place())
+    if name == "segmentation":
+        original = segmentation.measure
+        calls = []
+
+        def counted(model, dataset, *rest):
+            calls.append(dataset.img_dir if hasattr(dataset, "img_dir") else dataset.data_prefix["img_path"])
+            return original(model, dataset, *rest)
+
+        monkeypatch.setattr(segmentation, "measure", counted)
+        segmentation.evaluate(replace(subject, work=subject.work / "again"), settings(name), Place())
+        assert sum(str(c).rstrip("/").endswith("images/test") for c in calls) == 1
+        return
+    images = Subject.images
+
+    def shuffled(self, split):
+        found = images(self, split)
+        if split == "test":
+            found.labels = found.labels[::-1].copy()
+        return found
+
+    monkeypatch.setattr(Subject, "images", shuffled)
+    second = module.evaluate(replace(subject, work=subject.work / "again"), settings(name), Place())
+    assert second["values"] == first["values"]
+
+
+def test_train_val_and_test_share_no_image(cache):
+    seen = [
+        {i.tobytes() for i in load(DataConfig(), split, cache).source} for split in ("train", "labelled", "val", "test")
+    ]
+    assert len(set.union(*seen)) == sum(map(len, seen))
+
+
+def test_all_probe_heads_at_once_are_each_trained_alone():
+    features, labels = torch.randn(3, 50, 8), torch.randint(0, 4, (50,))
+    together = linear_probe.train_heads(features, labels, 4, settings("linear_probe", learning_rates=[0.01, 0.1]), 0)
+    alone = linear_probe.train_heads(features[1:2], labels, 4, settings("linear_probe", learning_rates=[0.1]), 0)
+    assert torch.allclose(together[1][1], alone[0][0], atol=1e-5)
+
+
+def test_the_probe_comes_to_scipys_optimum_on_an_easy_problem():
+    """Full-batch AdamW, long enough, reaches the loss that L-BFGS reaches."""
+    from scipy.optimize import minimize
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
+
+    def loss(flat):
+        scores = np.c_[x, np.ones(60)] @ flat.reshape(6, 3)
+        return -log_softmax(scores, axis=1)[np.arange(60), y].mean()
+
+    best = minimize(loss, np.zeros(18), method="L-BFGS-B").fun
+    long = settings("linear_probe", learning_rates=[0.05], epochs=600, batch=60, weight_decay=0.0)
+    head = linear_probe.train_heads(torch.from_numpy(x).float()[None], torch.from_numpy(y), 3, long, 0)[0][0]
+    assert loss(head.double().numpy().ravel()) == pytest.approx(best, abs=2e-3)
+
+
+def test_nearest_neighbours_agree_with_a_loop():
+    bank = torch.nn.functional.normalize(torch.randn(30, 6), dim=-1)
+    queries, labels = torch.nn.functional.normalize(torch.randn(7, 6), dim=-1), torch.randint(0, 3, (30,))
+    counts = [1, 5]
+    found = knn.votes(queries, bank, labels, 3, counts, 0.07)
+    for k, votes in zip(counts, found, strict=True):
+        for query, vote in zip(queries, votes, strict=True):
+            order = sorted(range(30), key=lambda i: -float(query @ bank[i]))[:k]
+            expected = [sum(np.exp(float(query @ bank[i]) / 0.07) for i in order if labels[i] == c) for c in range(3)]
+            assert np.allclose(vote.numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("protocol", "name"), [(knn, "QUERIES"), (linear_probe, "AT_A_TIME")])
+def test_answers_do_not_depend_on_how_many_are_asked_at_a_time(subject, monkeypatch, protocol, name):
+    frozen = settings(protocol.__name__.rpartition(".")[2])
+    whole = protocol.evaluate(subject, frozen, Place())
+    monkeypatch.setattr(protocol, name, 7)
+    assert protocol.evaluate(subject, frozen, Place()) == whole
+
+
+def test_an_optimum_at_the_edge_is_flagged():
+    assert at_edge("learning rate", 0.1, [0.001, 0.01, 0.1]) == ["the best learning rate 0.1 is the highest tried"]
+    assert at_edge("learning rate", 0.01, [0.001, 0.01, 0.1]) == []
+
+
+@pytest.mark.parametrize(("neighbours", "flags"), [([1, 5, 10], 0), ([5, 10], 1)])
+def test_one_neighbour_is_the_fewest_there_are_and_no_edge(subject, monkeypatch, neighbours, flags):
+    def all_tie(queries, bank, labels, classes, counts, temperature):
+        return torch.zeros(len(counts), len(queries), classes)
+
+    monkeypatch.setattr(knn, "votes", all_tie)
+    assert len(knn.evaluate(subject, settings("knn", neighbours=neighbours), Place())["flags"]) == flags
+
+
+def test_layer_decay_falls_from_the_head_to_the_embedding(subject):
+    encoder = subject.encoder()
+    scale = finetune.layer_decay(encoder, 0.5)
+    assert scale("head.weight") == scale("fc_norm.weight") == 1
+    assert scale("encoder.body.blocks.1.mlp.fc1.weight") == 0.5
+    assert scale("encoder.body.blocks.0.mlp.fc1.weight") == 0.25
+    assert scale("encoder.body.patch_embed.proj.weight") == 0.125
+
+
+def test_blocks_for_upernet_are_beits_at_its_sizes():
+    assert segmentation.tapped_blocks(12) == (3, 5, 7, 11)
+    assert segmentation.tapped_blocks(24) == (7, 11, 15, 23)
+
+
+def test_segmentation_data_lie_in_ade20ks_layout_and_say_what_the_masks_say(subject):
+    root = ade.write_shapes(subject.data, subject.counts, subject.cache)
+    dataset = ade.dataset(root, "val", segmentation._pipeline(False, settings("segmentation"), 32, True))
+    assert len(dataset) == 32
+    assert dataset.metainfo["classes"][0] == "ground"
+    sample = dataset[3]
+    label = sample["data_samples"].gt_sem_seg.data[0].numpy()
+    assert np.array_equal(label, load_masks(subject.data, "val", subject.cache)[3])
+    picture = sample["inputs"].numpy()[::-1]  # mmcv reads BGR
+    assert np.array_equal(picture.transpose(1, 2, 0), load(subject.data, "val", subject.cache).source[3])
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """ADE20K's layout as it is published: images of many sizes, and no masks of the test images."""
+    rng = np.random.default_rng(2)
+    root = tmp_path / "scenes"
+    for split, count in (("training", 60), ("validation", 7)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            shape = (int(rng.integers(28, 60)), int(rng.integers(28, 60)))
+            for kind, array in (
+                ("images", rng.integers(0, 256, (*shape, 3))),
+                ("annotations", rng.integers(0, 4, shape)),
+            ):
+                suffix = "jpg" if kind == "images" else "png"
+                Image.fromarray(array.astype(np.uint8)).save(root / kind / split / f"ADE_{index:04d}.{suffix}")
+    (root / "classes.json").write_text('["wall", "sky", "tree"]')
+    monkeypatch.setenv("MIMBENCH_DATA", str(tmp_path))
+    return root
+
+
+def _paths(dataset):
+    return [dataset.get_data_info(index)["img_path"] for index in range(len(dataset))]
+
+
+def test_where_test_masks_are_not_public_the_learning_rate_is_chosen_on_held_out_training_images(scenes):
+    paths = {split: _paths(ade.dataset(scenes, split, [])) for split in ("labelled", "val", "test")}
+    assert {split: len(found) for split, found in paths.items()} == {"labelled": 57, "val": 3, "test": 7}
+    assert all("/validation/" in path for path in paths["test"])
+    assert all("/training/" in path for path in (*paths["labelled"], *paths["val"]))
+    assert len({*paths["labelled"], *paths["val"]}) == 60
+    few = _paths(ade.dataset(scenes, "labelled", [], 10))
+    assert set(few) < set(paths["labelled"])
+    assert few != paths["labelled"][:10]  # of the whole folder, not of its first scenes
+    with pytest.raises(UserError, match="8 test images asked for, 7 are there"):
+        ade.dataset(scenes, "test", [], 8)
+
+
+def test_the_names_of_the_classes_are_part_of_what_segmentation_data_are(scenes):
+    before = segmentation_facts("scenes")
+    (scenes / "classes.json").write_text('["wall", "sky", "tree", "sea"]')
+    assert segmentation_facts("scenes") != before
+    for text, words in (('["wall"', "not readable"), ('{"wall": 1}', "at least two"), ('["sky", "sky"]', "twice")):
+        (scenes / "classes.json").write_text(text)
+        with pytest.raises(UserError, match=rf"classes\.json: .*{words}"):
+            segmentation_facts("scenes")
+    (scenes / "classes.json").unlink()
+    assert segmentation_facts("scenes") != before
+
+
+@pytest.mark.parametrize("resize", [None, [128, 32]])
+def test_photographs_of_many_sizes_are_segmented(subject, scenes, resize):
+    counts = {"labelled": 32, "val": 3, "test": None}
+    subject = replace(subject, segmentation_data="scenes", counts=counts)
+    measured = segmentation.evaluate(subject, settings("segmentation", resize=resize), Place())
+    assert 0 <= measured["metrics"]["miou"] <= 100
+
+
+def test_the_mean_iou_is_that_of_a_confusion_matrix(subject, monkeypatch):
+    # gathered over ranks, of which each has measured everything, the accuracies would be those of a part, counted often
+    monkeypatch.setattr(segmentation.IoUMetric, "evaluate", None)
+    root = ade.write_shapes(subject.data, subject.counts, subject.cache)
+    dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32, True))
+    model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32)
+    measured = segmentation.measure(model, dataset, Place(), False)
+    confusion = np.zeros((13, 13))
+    model.eval()
+    for index in range(len(dataset)):
+        from mmengine.dataset import pseudo_collate
+
+        batch = pseudo_collate([dataset[index]])
+        with torch.inference_mode():
+            predicted = model.model(**model.model.data_preprocessor(batch, False), mode="predict")[0].pred_sem_seg.data
+        truth = dataset[index]["data_samples"].gt_sem_seg.data
+        np.add.at(confusion, (truth.numpy().ravel(), predicted.numpy().ravel()), 1)
+    hit = np.diag(confusion)
+    with np.errstate(invalid="ignore"):
+        iou = hit / (confusion.sum(0) + confusion.sum(1) - hit)
+    assert measured["miou"] == pytest.approx(100 * np.nanmean(iou), abs=1e-6)
+    assert measured["pixel_accuracy"] == pytest.approx(100 * hit.sum() / confusion.sum(), abs=0.01)
+
+
+def test_images_larger_than_the_crop_are_segmented_by_a_sliding_window(subject):
+    """A 32 x 56 image at crop 32 and stride 21 takes three windows, averaged where they overlap."""
+    from mmengine.dataset import pseudo_collate
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32).eval()
+    sample = SegDataSample(metainfo={"ori_shape": (32, 56), "img_shape": (32, 56)})
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 32, 56, dtype=torch.long))
+    image = torch.randint(0, 255, (3, 32, 56), dtype=torch.uint8)
+    network = model.model
+    data = network.data_preprocessor(pseudo_collate([{"inputs": image, "data_samples": sample}]), False)
+    with torch.inference_mode():
+        logits = network(**data, mode="predict")[0].seg_logits.data
+        total, count = torch.zeros(13, 32, 56), torch.zeros(1, 32, 56)
+        for left in (0, 21, 24):
+            window = data["inputs"][..., left : left + 32]
+            total[..., left : left + 32] += network.encode_decode(window, [{"img_shape": (32, 32)}])[0]
+            count[..., left : left + 32] += 1
+    assert torch.allclose(logits, total / count, atol=1e-4)

@@ -1,0 +1,77 @@
+"""Every kind of run at scale `smoke`, against figures noted before: numbers must not move without a version's being raised.
+
+To note them anew after raising a version:  python tests/test_golden_runs.py
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from mimbench import protocols
+from mimbench.config.grid import load_grid
+from mimbench.plan.graph import PRETRAIN_VERSION, TOKENIZER_VERSION, make_plan
+from mimbench.pretrain.fit import Place
+from mimbench.run.execute import execute
+from mimbench.store.results import Store
+
+FILE = Path(__file__).parents[1] / "golden" / "runs.json"
+TOLERANCE = {"rel": 0.02, "abs": 0.0}  # another processor rounds differently, which training magnifies
+OF_ACCURACIES = {"rel": 0.0, "abs": 1.0}  # these jump by an image at a time
+
+
+def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
+    """The continuous numbers of each kind of run; accuracies of a hundred images would jump by whole images."""
+    sets = ["schedule.precision=fp32", *(f"protocols.{p}.precision=fp32" for p in ("finetune", "segmentation"))]
+    grid = load_grid(str(ROOT / "configs" / "ablations.yaml"), scale="smoke", seeds=1, only=("beit",), sets=tuple(sets))
+    plan, store = make_plan(grid), Store(results)
+    store.cache = cache
+    found: dict[str, dict[str, float]] = {}
+    for name, run in plan.runs.items():
+        folder = store.run(name)
+        folder.create(run.spec)
+        assert execute(store, name, Place()) == "done"
+        result = folder.result()
+        values = (
+            {f"metric {k}": v for k, v in result["metrics"].items()} if run.kind in ("tokenizer", "pretrain") else {}
+        )
+        for path in sorted(folder.work.rglob("curve.csv")):
+            values[f"last loss of {path.parent.name}"] = float(list(csv.reader(path.open()))[-1][1])
+        if run.kind in ("linear_probe", "knn"):
+            table = result["values"]["val"]
+            values["mean held-out accuracy"] = sum(map(sum, table)) / sum(map(len, table))
+        found[run.kind] = {**values, "version": versions()[run.kind]}
+    return found
+
+
+def versions() -> dict[str, int]:
+    known = {name: protocols.read(name)["version"] for name in protocols.NAMES}
+    return {"tokenizer": TOKENIZER_VERSION, "pretrain": PRETRAIN_VERSION, **known}
+
+
+@pytest.mark.slow
+def test_the_numbers_of_every_kind_of_run_are_those_noted_for_its_version(tmp_path, cache):
+    noted, found = json.loads(FILE.read_text()), figures(tmp_path / "results", cache)
+    assert noted.keys() == found.keys()
+    for kind, values in noted.items():
+        for key, value in values.items():
+            tolerance = OF_ACCURACIES if "accuracy" in key else TOLERANCE
+            assert found[kind][key] == pytest.approx(value, **tolerance), (
+                f"{kind}: raise its version, or mend what moved it"
+            )
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        FILE.write_text(json.dumps(figures(Path(folder) / "results", Path(folder) / "cache"), indent=1) + "\n")
+    sys.stdout.write(FILE.read_text())
