@@ -11,10 +11,11 @@ TORCH_INDEX ?=
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
 
-# torch first and alone, at its pinned version: a range would take whatever build is newest
+# torch first, at its pinned version: a range would take the newest build. torchvision must match torch, so from an index of
+# your own both are taken
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) torch torchvision,torch)
 	$(PIP) -e .
 	touch $@
 
@@ -25,7 +26,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-# four processes on two cores: three of them begin with the tests on SLURM, which wait a lot. A file stays in one process
+# four processes on two cores: three of them start with the tests on SLURM, which mostly wait. A file stays in one process
 test: setup-test
 	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12
 
@@ -33,7 +34,7 @@ lint: setup-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy slurm registries  # mapped into the package, where mypy does not follow
+	$(VENV)/bin/mypy slurm registries  # mapped into the package, where mypy does not find them
 
 check: lint test
 

@@ -1,6 +1,6 @@
-"""`make bench-slurm`: what submitting, starting and being preempted cost, on the cluster that SLURM_CONF names.
+"""`make bench-slurm`: the time to submit, to start and to recover from a preemption, on the cluster of SLURM_CONF.
 
-On the trial cluster (slurm/cluster/cluster.sh) a requeued job is held back 5 s, not the 120 s of SLURM's default.
+On the trial cluster (slurm/cluster/cluster.sh) a requeued job restarts after 5 s; SLURM's default is 120 s.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mimbench.store.results import RunFolder, Store, read_progress
 ROOT = Path(__file__).parent.parent
 
 
-def mimbench(*words: str, unsaid: str = "Traceback") -> float:
-    """Seconds of a command."""
+def mimbench(*words: str, absent: str = "Traceback") -> float:
+    """Run a command and return its seconds."""
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "mimbench", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert unsaid not in done.stdout, done.stdout
+    assert absent not in done.stdout, done.stdout
     return time.monotonic() - begun
 
 
@@ -34,11 +34,11 @@ def until(what: Callable[[], Any], seconds: float = 120) -> Any:
         if value := what():
             return value
         time.sleep(0.05)
-    raise SystemExit("waited in vain")
+    raise SystemExit(f"not true after {seconds} s")
 
 
 def start_and_preemption(profile: str, results: Path) -> None:
-    """One long pre-training: to its first step, and from a requeue back to where it was."""
+    """One long pre-training: the time to its first step, and from a preemption until it has made up for it."""
     words = ("run", "grid", str(ROOT / "tests" / "short_grid.yaml"), "--only", "pixels", "--set", "schedule.steps=1000000",
              "--on", profile, "--results", str(results))  # fmt: skip
     begun = time.monotonic()
@@ -46,7 +46,7 @@ def start_and_preemption(profile: str, results: Path) -> None:
     folder: RunFolder = until(lambda: next((f for f in Store(results).all_runs() if f.kind == "pretrain"), None))
     until(lambda: read_progress(folder.work))
     print(
-        f"from the command to a note of the first steps: {time.monotonic() - begun:.1f} s ({command:.1f} s of it the command)"
+        f"from the command to the first steps: {time.monotonic() - begun:.1f} s, of which the command {command:.1f} s"
     )
     for _ in range(3):
         time.sleep(3)
@@ -55,24 +55,24 @@ def start_and_preemption(profile: str, results: Path) -> None:
         subprocess.run(["scancel", "--signal=USR2", folder.submission()["job"]], check=True)
         until(lambda starts=starts: len(folder.attempts()) > starts)
         until(lambda step=step: (read_progress(folder.work) or {"step": 0})["step"] > step + 100)
-        print(f"lost by a preemption: {time.monotonic() - begun:.1f} s until it was further than before")
+        print(f"preemption: {time.monotonic() - begun:.1f} s until it was 100 steps further than before")
     mimbench("cancel", "--results", str(results))
 
 
 def thousand_runs(profile: str, results: Path) -> None:
-    """Submitting the ablations at 29 seeds, 1,015 runs, then cancelling them."""
+    """Submit the ablations with 29 seeds, 1,015 runs, and cancel them."""
     there = ("--results", str(results))
     words = ("run", "grid", "ablations", "--scale", "smoke", "--seeds", "29", "--on", profile, *there)
     print(f"submitting 1,015 runs: {mimbench(*words):.1f} s; again, all queued: "
-          f"{mimbench(*words, unsaid='submitted'):.1f} s; "
+          f"{mimbench(*words, absent='submitted'):.1f} s; "
           f"status: {mimbench('status', *there):.1f} s; cancel: {mimbench('cancel', *there):.1f} s")  # fmt: skip
 
 
 if __name__ == "__main__":
-    # jobs that were cancelled may still be ending
+    # cancelled jobs may still be ending
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         trial = {"partition": "main", "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "max_requeues": 99}
-        calm = {**trial, "throttle": 1}  # few begin meanwhile: the cores are for submitting
+        calm = {**trial, "max_parallel": 1}  # few start meanwhile: the cores are free for submitting
         for name, profile in (("trial", trial), ("calm", calm)):
             (Path(work) / f"{name}.yaml").write_text(json.dumps(profile))
         start_and_preemption(f"slurm:{work}/trial.yaml", Path(work) / "one")

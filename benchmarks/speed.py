@@ -1,4 +1,4 @@
-"""`make bench`: speed, measured side by side in one run. Ratios are what counts; the seconds are this machine's."""
+"""`make bench`: speed, compared within one run. The ratios are what counts; the seconds are this machine's."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
 
 from mimbench import compat as compat
-from mimbench import env
+from mimbench import env, registry
 from mimbench.config.grid import load_grid
-from mimbench.config.schema import EncoderConfig, ScheduleConfig
-from mimbench.data.sources.images import normalise
-from mimbench.launch.local import merge_record
-from mimbench.models.encoder import prefer_unfused_attention
-from mimbench.parts import Grid
+from mimbench.config.schema import DataConfig, EncoderConfig, ScheduleConfig, from_spec
+from mimbench.data.loading import Keyed
+from mimbench.data.sources import source
+from mimbench.data.views import normalize
+from mimbench.models.encoder import make_encoder, prefer_unfused_attention
+from mimbench.parts import PatchGrid
 from mimbench.plan.graph import make_plan
-from mimbench.pretrain.fit import Place, Trainee, fit, parameter_groups, save_weights
-from mimbench.pretrain.step import AHEAD, draw_masks, make_encoder, make_pretraining
+from mimbench.plan.record import write_grid_record
+from mimbench.pretrain.fit import Objective, fit
+from mimbench.pretrain.masks import AHEAD, StepMasks
+from mimbench.pretrain.optim import parameter_groups
+from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
-from mimbench.progress import Progress
+from mimbench.runtime import Progress, Runtime
+from mimbench.store.records import write_record
 from mimbench.store.results import Store
+from mimbench.store.weights import save_weights
 
 ROOT = Path(__file__).parent.parent
-BATCH, ROUNDS, STEPS = 64, 30, 25
+BATCH, ROUNDS, WARM_UP = 64, 30, 5
 MISSED: list[str] = []
 CONFIG = EncoderConfig(patch=4, dim=64, depth=4, heads=2)
 
 
-def interleaved(rounds: int = ROUNDS, warm_up: int = 5, **steps: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each step, taken in turn, so that a drifting machine is the same for all."""
+def interleaved(**steps: Callable[[], object]) -> dict[str, list[float]]:
+    """Seconds of each step, taken in turn, so that a drifting machine affects all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(warm_up):
+    for _ in range(WARM_UP):
         for step in steps.values():
             step()
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, step in steps.items():
             begun = time.perf_counter()
             step()
@@ -58,9 +62,9 @@ def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
 
 
 def within(value: float, most: float, what: str) -> None:
-    """The limits that we set ourselves; what exceeds one is said at the end, and fails."""
+    """A limit of our own; those exceeded are listed at the end, and the benchmark fails."""
     if value > most:
-        MISSED.append(f"{what}: {value:.4g}, and the limit is {most:g}")
+        MISSED.append(f"{what}: {value:.4g}, limit {most:g}")
 
 
 def trainer(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
@@ -82,7 +86,7 @@ def against_timm() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     raw = torch.rand(BATCH, 3, 32, 32)
-    image = normalise(raw)
+    image = normalize(raw)
     ours = make_encoder(CONFIG, 32, 0)
     prefer_unfused_attention(ours)
     shape = {
@@ -96,10 +100,8 @@ def against_timm() -> None:
     }
     fused, unfused = VisionTransformer(**shape), VisionTransformer(**shape)
     prefer_unfused_attention(unfused)
-    hidden = torch.rand(BATCH, 64) < 0.4
-    from mimbench.pretrain.step import _with_positions
-
-    masks = _with_positions(hidden, "masked", False, 0)
+    masker = registry.build("masker", {"type": "random", "ratio": 0.4})
+    masks = StepMasks(masker, ours.grid, drop=False, seed=0).whole(BATCH, 0)
     times = interleaved(
         ours=trainer(ours, lambda: ours(image, masks).patches.float().square().mean()),
         unfused=trainer(unfused, lambda: unfused(image).float().square().mean()),
@@ -112,98 +114,77 @@ def against_timm() -> None:
 
 
 def parts_of_a_step() -> None:
-    """What tokenizer, masker, loader and hooks add to the whole BEiT step."""
+    """Share of tokenizer, masker and loader in a whole BEiT step, and what the training loop adds to the bare step."""
     plan = make_plan(load_grid(str(ROOT / "configs/ablations.yaml"), seeds=1, only=("beit",)))
     recipe = plan.runs[plan.rows["beit"][0]["pretrain"]].spec["recipe"]
-    grid = Grid(8, 8, 4)
+    schedule, grid = from_spec(ScheduleConfig, recipe["schedule"]), PatchGrid.of(32, 4)
     tokenizer = make_tokenizer(recipe["tokenizer"], grid, 0)
-    objective = make_pretraining(recipe, tokenizer, 0)
-    trainee = Trainee(objective, ScheduleConfig(precision=recipe["schedule"]["precision"]), 0, Place())
-    wrapper = OptimWrapper(torch.optim.AdamW(objective.parameters()))
-    raw = torch.rand(BATCH, 3, 32, 32)
-    counter, others = itertools.count(), itertools.count(10**6)
+    new = lambda: make_pretraining(recipe, tokenizer, 0, torch.device("cpu"))
+    batch = {"raw": torch.rand(BATCH, 3, 32, 32)}
+    masks, numbers = new().masks, itertools.count(0, AHEAD)
 
-    def step() -> None:
-        trainee.step = next(counter)
-        trainee.train_step({"raw": raw}, wrapper)
-
-    def draw_ahead() -> None:  # as many as a step draws at a time, one step in so many
-        for _ in range(AHEAD):
-            draw_masks(objective.masker, BATCH, objective.encoder, "masked", 0, next(others))
-
-    def tokenise() -> None:
-        with torch.no_grad():  # in fp32, as the step has it
-            tokenizer({"raw": raw, "image": normalise(raw)}, grid)
-
-    from mimbench.data.loading import Keyed
-    from mimbench.run.execute import _data_config, load
+    def tokenize() -> None:
+        with torch.no_grad():  # in fp32, as in the step
+            tokenizer({**batch, "image": normalize(batch["raw"])}, grid)
 
     with tempfile.TemporaryDirectory() as cache:
-        dataset = Keyed(load(_data_config(recipe["data"]), "train", Path(cache)), 0)
-        keys = [(0, i * 7 % 20_000) for i in range(BATCH)]
-        times = interleaved(
-            step=step,
-            tokenizer=tokenise,
-            masker=draw_ahead,
+        data = from_spec(DataConfig, recipe["data"])
+        dataset = Keyed(source(data.name).load(data, "train", Path(cache)), 0)
+        keys = [(0, i * 7 % len(dataset.images)) for i in range(BATCH)]
+        times = fit_interleaved(
+            new(), schedule, batch,
+            bare=bare_step(new(), schedule, batch),
+            tokenizer=tokenize,
+            masker=lambda: masks.whole(BATCH, next(numbers)),  # draws as many steps as fit does at a time
             loader=lambda: dataset.__getitems__(keys),
-        )
+        )  # fmt: skip
     times["masker"] = [seconds / AHEAD for seconds in times["masker"]]
     print(f"whole BEiT step: {BATCH / statistics.median(times['step']):.0f} images/s; of it "
           + ", ".join(f"{name} {100 * ratio(times, name, 'step'):.1f} %" for name in ("tokenizer", "masker", "loader")))  # fmt: skip
     within(ratio(times, "masker", "step"), 0.01, "the masker's share of a step")
-    schedule = ScheduleConfig(steps=STEPS, batch=BATCH, precision=recipe["schedule"]["precision"])
-    new = lambda: make_pretraining(recipe, tokenizer, 0)
-    hooks = hooks_share(new(), schedule)
-    print(f"hooks: {100 * hooks:.2f} % of a step; a whole fit of {STEPS} steps, with mmengine's Runner, progress and the final "
-          f"weights: {fit_ratio(new, schedule):.3f} x the bare steps")  # fmt: skip
-    within(hooks, 0.01, "the hooks' share of a step")
+    print(
+        f"a step of the training loop, with curve, progress and checkpoints: {ratio(times, 'step', 'bare'):.3f} x the bare step"
+    )
+    within(ratio(times, "step", "bare"), 1.02, "a step of the loop against the bare step")
 
 
-def hooks_share(objective: torch.nn.Module, schedule: ScheduleConfig) -> float:
-    """What the hooks do around steps, over as many as lie between two lines of the curve, against a step."""
-    from mimbench.pretrain.fit import LOG_EVERY, CheckpointHook, CurveHook, ScheduleHook
+def fit_interleaved(
+    objective: Objective, schedule: ScheduleConfig, batch: dict[str, torch.Tensor], **others: Callable[[], object]
+) -> dict[str, list[float]]:
+    """Seconds of each step of `fit`, with other work timed in turn between the steps."""
+    times: dict[str, list[float]] = {name: [] for name in ("step", *others)}
+    steps = WARM_UP + ROUNDS + 1
+
+    def stream(start: int) -> Iterator[dict[str, torch.Tensor]]:
+        for _ in range(start, steps):
+            begun = time.perf_counter()
+            yield batch
+            times["step"].append(time.perf_counter() - begun)
+            for name, other in others.items():
+                begun = time.perf_counter()
+                other()
+                times[name].append(time.perf_counter() - begun)
 
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(checkpoint_seconds=1e9, progress=Progress(Path(folder)))
-        trainee = Trainee(objective, dataclasses.replace(schedule, steps=10**6), 0, place)
-        wrapper = OptimWrapper(torch.optim.AdamW(parameter_groups(objective, 0.05)))
-
-        class Runner:
-            model, optim_wrapper = trainee, wrapper
-
-        hooks = [ScheduleHook(), CurveHook(Path(folder) / "curve.csv"), CheckpointHook(Path(folder) / "checkpoint.pt")]
-        raw = torch.rand(BATCH, 3, 32, 32)
-
-        def around() -> None:
-            for _ in range(LOG_EVERY):
-                for hook in hooks:
-                    hook.before_train_iter(Runner, trainee.step)
-                trainee.step += 1
-                for hook in hooks:
-                    hook.after_train_iter(Runner, trainee.step, outputs={})
-                place.progress(trainee.step, 10**6)
-
-        times = interleaved(step=lambda: trainee.train_step({"raw": raw}, wrapper), hooks=around)
-    return ratio(times, "hooks", "step") / LOG_EVERY
+        runtime = Runtime(progress=Progress(Path(folder)))
+        fit(objective, stream, dataclasses.replace(schedule, steps=steps, warmup=0), Path(folder), 0, runtime)
+    return {name: seconds[WARM_UP:] for name, seconds in times.items()}
 
 
-def fit_ratio(new: Callable[[], Any], schedule: ScheduleConfig) -> float:
-    """A whole `fit` against the same steps on their own."""
-    raw = torch.rand(BATCH, 3, 32, 32)
+def bare_step(objective: Objective, schedule: ScheduleConfig, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """The computation of a step, and nothing around it."""
+    optimizer, numbers = torch.optim.AdamW(parameter_groups(objective, schedule.weight_decay)), itertools.count()
 
-    def whole() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Place(progress=Progress(Path(folder)))
-            fit(new(), lambda start: iter([{"raw": raw}] * (STEPS - start)), schedule, Path(folder), 0, place)
+    def step() -> None:
+        (micro,) = objective.prepare(batch, next(numbers), Runtime())
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16"):
+            loss = objective(micro)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), schedule.clip or 1e9)
+        optimizer.step()
+        optimizer.zero_grad()
 
-    def bare() -> None:
-        trainee = Trainee(new(), schedule, 0, Place())
-        wrapper = OptimWrapper(torch.optim.AdamW(parameter_groups(trainee.objective, 0.05)))
-        for step in range(STEPS):
-            trainee.step = step
-            trainee.train_step({"raw": raw}, wrapper)
-
-    return ratio(interleaved(rounds=9, warm_up=1, whole=whole, bare=bare), "whole", "bare")
+    return step
 
 
 def start_up() -> None:
@@ -220,7 +201,7 @@ def start_up() -> None:
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import mimbench.launch.worker"], capture_output=True, check=True)
     print(
-        f"a cold process of a run (imports): {time.perf_counter() - begun:.2f} s; paid once a grid, by the fork server"
+        f"a cold process of a run (imports): {time.perf_counter() - begun:.2f} s; paid once per grid, by the fork server"
     )
 
 
@@ -251,9 +232,10 @@ def ten_thousand_runs() -> None:
         for name, run in plan.runs.items():
             path = store.run(name).path
             path.mkdir(parents=True)
-            for file, value in (("spec", run.spec), ("result", {"kind": run.kind}), ("cost", {"seconds": 1.0})):
-                (path / f"{file}.json").write_text(json.dumps(value))
-        merge_record(plan, store)
+            (path / "spec.json").write_text(json.dumps(run.spec))
+            for file, value in (("result", {"kind": run.kind}), ("cost", {"seconds": 1.0, "world": 1})):
+                write_record(path / f"{file}.json", value)
+        write_grid_record(plan, store)
         print(f"status over {len(plan.runs)} finished runs: " + measured(["status", "--results", str(results)]))
 
 
@@ -281,7 +263,7 @@ def checkpoints() -> None:
             save_weights(state, path)
             seconds.append(time.perf_counter() - begun)
         median = statistics.median(seconds)
-        print(f"checkpoint of a ViT-B/16 with its optimiser: {path.stat().st_size / 2**30:.2f} GiB in {median:.1f} s, "
+        print(f"checkpoint of a ViT-B/16 with its optimizer: {path.stat().st_size / 2**30:.2f} GiB in {median:.1f} s, "
               f"{100 * median / (600 + median):.2f} % of the time at one in ten minutes")  # fmt: skip
 
 

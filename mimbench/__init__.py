@@ -1,3 +1,3 @@
 """mimbench: a bench for masked image modeling."""
 
-__version__ = "0.1.1"
+__version__ = "0.2.0.dev0"

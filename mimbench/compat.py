@@ -7,7 +7,7 @@ schemas are declared where they are missing. With a matching pair this does noth
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -16,14 +16,14 @@ import torch
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
-def declare_missing_operators() -> None:
+def declare_missing_operators() -> bool:
+    """Whether torchvision's operators were missing and had to be declared."""
     if _library_loads():
-        return
+        return False
     for name in ("nms", "qnms"):
-        try:
+        with contextlib.suppress(RuntimeError):  # declared already
             torch.library.define(f"torchvision::{name}", _SCHEMA)
-        except RuntimeError:  # declared already
-            continue
+    return True
 
 
 def _library_loads() -> bool:
@@ -40,4 +40,4 @@ def _library_loads() -> bool:
     return bool(libraries)
 
 
-declare_missing_operators()
+operators_were_missing = declare_missing_operators()

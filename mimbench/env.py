@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -13,42 +14,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mimbench.store.lease import slurm_job
-
-PACKAGES = (
-    "mimbench",
-    "torch",
-    "torchvision",
-    "timm",
-    "onedl-mmengine",
-    "onedl-mmcv",
-    "onedl-mmsegmentation",
-    "numpy",
-    "submitit",
-)
+PACKAGES = ("mimbench", "torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "numpy",
+            "submitit")  # fmt: skip
 
 
 @functools.cache
 def facts() -> dict[str, Any]:
     """What does not change while this process lives."""
-    return {
-        "host": socket.gethostname(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "git": git(),
-        "slurm_job": slurm_job(),
-    }
+    return {"host": socket.gethostname(), "cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version(),
+            "versions": versions(), "git": git(), "slurm_job": slurm_job()}  # fmt: skip
+
+
+def slurm_job() -> str | None:
+    """The id of the SLURM job this process runs in, as squeue writes it: 17, or 17_3 of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -64,10 +51,8 @@ def git() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
 
     try:
-        return {
-            "sha": ask("rev-parse", "HEAD"),
-            "dirty": bool(ask("status", "--porcelain", "--", "mimbench", "registries", "slurm", "configs")),
-        }
+        changed = ask("status", "--porcelain", "--", "mimbench", "registries", "slurm", "configs")
+        return {"sha": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.TimeoutExpired):
         return None
 

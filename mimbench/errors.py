@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130  # of a command
+EXIT_HELD = 75  # of the process of a run: another live process holds the run
 
 
 class UserError(ValueError):
-    """Something the user can mend: a config, a flag, a folder. Shown without a traceback; exit code 2."""
+    """Something the user can fix: a config, a flag, a folder. Shown without a traceback; exit code 2."""
 
 
 class RunFailed(RuntimeError):
@@ -17,7 +18,7 @@ class RunFailed(RuntimeError):
 
 
 class ProcessDied(RunFailed):
-    """The process of a run was killed or crashed, and could not say so itself."""
+    """The process of a run was killed or crashed before it could record an error."""
 
 
 class Interrupted(Exception):
@@ -30,8 +31,26 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+RENAMED = {  # keys and options of version 0.1
+    "longer": "steps_multiplier",
+    "left_out_at": "a grid file of its own for such rows (runs are shared)",
+    "over": "the masker's `predict`",
+    "labelled": "labeled",
+    "neighbours": "neighbors",
+    "throttle": "max_parallel",
+    "fruitless": "max_stalled_requeues",
+    "recompute": "activation_checkpointing",
+}
+
+
 def unknown(place: str, what: str, word: object, allowed: Iterable[object]) -> UserError:
-    """The error for a name that is not one of a known set. In YAML a name may be any value: {1: 2}, {null: 3}."""
+    """The error for a name that is not in a known set. In YAML a name may be any value: {1: 2}, {null: 3}."""
     names = sorted(map(str, allowed))
-    hint = nearest(str(word), names)
+    renamed = RENAMED.get(str(word).rpartition(".")[2])
+    hint = f" Since 0.2 it is {renamed}." if renamed else nearest(str(word), names)
     return UserError(f"{place}: unknown {what} '{word}'.{hint} Allowed: {', '.join(names) or 'none'}.")
+
+
+def check_known(place: str, what: str, word: object, allowed: Collection[object]) -> None:
+    if word not in allowed:
+        raise unknown(place, what, word, allowed)

@@ -5,10 +5,9 @@
     def test_my_masker_keeps_the_contract():
         check_masker(MyMasker(ratio=0.5))
 
-Each check runs in milliseconds on the CPU, leaves the global random state as it found it, and raises AssertionError
-with a sentence that names the part and what the contract in `mimbench.parts` asks for. Tokenizers and decoders are to
-be handed over as constructed: the check builds them. Every check takes a `grid`, for parts that cannot do with the
-default one.
+Each check runs in milliseconds on the CPU, restores the global random state, and raises AssertionError with a sentence
+that names the part and what the contract in `mimbench.parts` requires. Pass tokenizers and decoders as constructed: the
+check builds them. Every check takes a `grid`, for parts that do not support the default one.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimbench.parts import Decoder, Encoded, Grid, Loss, Masker, Masks, Tokenizer, TrainedTokenizer
+from mimbench.config.parts import check_contract
+from mimbench.errors import UserError
+from mimbench.parts import Decoder, Encoded, Loss, Masker, Masks, PatchGrid, Tokenizer, TrainedTokenizer
 
 __all__ = ["CHECKS", "check_decoder", "check_loss", "check_masker", "check_tokenizer"]
 
-GRID = Grid(rows=6, columns=4, patch=4)  # not square: rows and columns mixed up come to light
+GRID = PatchGrid(rows=6, columns=4, patch=4)  # not square: rows and columns mixed up come to light
 
 
-def check_masker(masker: Masker, grid: Grid = GRID, batch: int = 16) -> None:
-    """Shape, type, constant count where it is promised, and masks that follow from the generator alone."""
-    name = _check_class(masker)
-    _require(isinstance(masker.constant_count, bool), f"{name}: constant_count must be True or False.")
+def check_masker(masker: Masker, grid: PatchGrid = GRID, batch: int = 16) -> None:
+    """Shape, type, constant count where it is promised, and masks that depend on the generator only."""
+    name = _check_class("masker", masker)
     draws = []
     with torch.random.fork_rng(devices=[]):
         for global_seed in (1, 2):  # the same generator, another global state
@@ -40,28 +40,21 @@ def check_masker(masker: Masker, grid: Grid = GRID, batch: int = 16) -> None:
             before = _global_state()
             rng = torch.Generator().manual_seed(0)
             draws.append([masker(size, (grid.rows, grid.columns), rng) for size in (batch, batch, 1)])
-            _require(_global_state() == before, f"{name}: must draw from the generator it is given, not a global one.")
+            _require(_global_state() == before, f"{name}: must draw from the given generator, not from a global one.")
     for mask, size in zip(draws[0], (batch, batch, 1), strict=True):
         _require(isinstance(mask, Tensor) and mask.dtype == torch.bool, f"{name}: masks must be a bool tensor.")
         _require(mask.device.type == "cpu", f"{name}: masks must be drawn on the CPU, not on {mask.device}.")
         _check_shape(name, "masks", mask, (size, grid.count))
-    _require(
-        all(torch.equal(first, again) for first, again in zip(*draws, strict=True)),
-        f"{name}: the same generator must give the same masks.",
-    )
-    counts = torch.cat([mask.sum(1) for mask in draws[0]])
-    if masker.constant_count:
-        _require(
-            bool((counts == counts[0]).all()),
-            f"{name}: promises a constant count, and masks {sorted(set(counts.tolist()))}.",
-        )
+    same = all(torch.equal(first, again) for first, again in zip(*draws, strict=True))
+    _require(same, f"{name}: the same generator must give the same masks.")
+    counts = sorted({count for mask in draws[0] for count in mask.sum(1).tolist()})
+    constant = len(counts) == 1 or not masker.constant_count
+    _require(constant, f"{name}: has constant_count, but masks {counts} patches.")
 
 
 def check_loss(loss: Loss, width: int = 8, positions: int = 5) -> None:
-    """One finite value a position, each from its own position alone, with a gradient; none for no positions."""
-    name = _check_class(loss)
-    _require(loss.expects in ("codes", "features"), f"{name}: expects must be codes or features, not {loss.expects!r}.")
-    _require(loss.over in ("masked", "all"), f"{name}: over must be masked or all, not {loss.over!r}.")
+    """One finite value per position, from that position only, with a gradient; none for no positions."""
+    name = _check_class("loss", loss)
     rng = torch.Generator().manual_seed(0)
     prediction = torch.randn(positions, width, generator=rng).requires_grad_()
     if loss.expects == "codes":
@@ -72,25 +65,18 @@ def check_loss(loss: Loss, width: int = 8, positions: int = 5) -> None:
     _check_shape(name, "the loss", values, (positions,))
     _require(values.dtype == torch.float32, f"{name}: the loss must be float32, not {values.dtype}.")
     _require(bool(values.isfinite().all()), f"{name}: the loss must be finite.")
-    _require(
-        torch.allclose(loss(prediction[:2], target[:2]), values[:2]),
-        f"{name}: a position's loss must not depend on the other positions; the engine sums and divides.",
-    )
+    alone = torch.allclose(loss(prediction[:2], target[:2]), values[:2])
+    _require(alone, f"{name}: a position's loss must not depend on the other positions; the engine sums and divides.")
     _check_shape(name, "the loss of no positions", loss(prediction[:0], target[:0]), (0,))
     (gradient,) = torch.autograd.grad(values.sum(), prediction)
     _require(bool(gradient.isfinite().all() and gradient.any()), f"{name}: must have a finite gradient, not zero.")
 
 
-def check_tokenizer(tokenizer: Tokenizer, grid: Grid = GRID, batch: int = 4) -> None:
-    """Targets of the promised kind, without gradient, each image's from itself; training where it is asked for."""
-    name = _check_class(tokenizer)
-    kind = tokenizer.target
-    _require(kind in ("codes", "features"), f"{name}: target must be codes or features, not {kind!r}.")
-    _require(isinstance(tokenizer.views, tuple) and tokenizer.views != (), f"{name}: views must be a tuple of names.")
-    _require(
-        tokenizer.trained == isinstance(tokenizer, TrainedTokenizer),
-        f"{name}: a tokenizer that is trained first must be a TrainedTokenizer, and only such a one.",
-    )
+def check_tokenizer(tokenizer: Tokenizer, grid: PatchGrid = GRID, batch: int = 4) -> None:
+    """Targets of the declared kind, without gradient, each from its own image; training where it has one."""
+    name = _check_class("tokenizer", tokenizer)
+    declared = tokenizer.trained == isinstance(tokenizer, TrainedTokenizer)
+    _require(declared, f"{name}: `trained` must be True for a TrainedTokenizer and False otherwise.")
     rng = torch.Generator().manual_seed(0)
     size = (batch, grid.channels, grid.rows * grid.patch, grid.columns * grid.patch)
     images = {view: torch.rand(size, generator=rng) for view in tokenizer.views}
@@ -105,7 +91,7 @@ def check_tokenizer(tokenizer: Tokenizer, grid: Grid = GRID, batch: int = 4) -> 
     width = tokenizer.width(grid)
     _require(isinstance(width, int) and width > 0, f"{name}: width must be a positive integer, not {width!r}.")
     _require(not targets.requires_grad, f"{name}: targets must carry no gradient.")
-    if kind == "codes":
+    if tokenizer.target == "codes":
         _check_shape(name, "codes", targets, (batch, grid.count))
         _require(targets.dtype == torch.int64, f"{name}: codes must be int64, not {targets.dtype}.")
         inside = bool((targets >= 0).all() and (targets < width).all())
@@ -115,13 +101,11 @@ def check_tokenizer(tokenizer: Tokenizer, grid: Grid = GRID, batch: int = 4) -> 
         _require(targets.dtype == torch.float32, f"{name}: features must be float32, not {targets.dtype}.")
         _require(bool(targets.isfinite().all()), f"{name}: features must be finite.")
     _require(torch.equal(targets, again), f"{name}: the same images must give the same targets.")
-    _require(
-        torch.allclose(part.float(), targets[:2].float(), rtol=1e-3, atol=1e-4),
-        f"{name}: an image's targets must not depend on the other images of the batch.",
-    )
+    alone = torch.allclose(part.float(), targets[:2].float(), rtol=1e-3, atol=1e-4)
+    _require(alone, f"{name}: an image's targets must not depend on the other images of the batch.")
 
 
-def _check_training(name: str, tokenizer: TrainedTokenizer, images: dict[str, Tensor], grid: Grid) -> None:
+def _check_training(name: str, tokenizer: TrainedTokenizer, images: dict[str, Tensor], grid: PatchGrid) -> None:
     tokenizer.train()
     losses = []
     for progress in (0.0, 1.0, 1.0):
@@ -132,20 +116,19 @@ def _check_training(name: str, tokenizer: TrainedTokenizer, images: dict[str, Te
         attached = [key for key, value in values.items() if value.requires_grad]
         _require(not attached, f"{name}: values to log must be detached, and these are not: {', '.join(attached)}.")
         losses.append(loss)
-    _require(torch.equal(losses[1], losses[2]), f"{name}: must draw from torch's global generator alone.")
+    _require(torch.equal(losses[1], losses[2]), f"{name}: must draw from torch's global generator only.")
     torch.autograd.backward(losses[0])
     _check_gradients(name, tokenizer)
     tokenizer.zero_grad()
     tokenizer.eval()
-    fitness = tokenizer.fitness(images, grid)
-    _require(isinstance(fitness.get("fit"), bool), f"{name}: fitness must say fit: True or False.")
-    _require(isinstance(fitness.get("why"), str), f"{name}: fitness must say why, in words.")
+    quality = tokenizer.quality(images, grid)
+    _require(isinstance(quality.get("usable"), bool), f"{name}: quality() must return usable: True or False.")
+    _require(isinstance(quality.get("why"), str), f"{name}: quality() must return why, a sentence.")
 
 
-def check_decoder(decoder: Decoder, grid: Grid = GRID, dim: int = 16, width: int = 12) -> None:
-    """A prediction for each position asked for, in that order, and gradients to all parameters and to the features."""
-    name = _check_class(decoder)
-    _require(isinstance(decoder.restores_grid, bool), f"{name}: restores_grid must be True or False.")
+def check_decoder(decoder: Decoder, grid: PatchGrid = GRID, dim: int = 16, width: int = 12) -> None:
+    """One prediction per requested position, in that order, and gradients to all parameters and to the features."""
+    name = _check_class("decoder", decoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         decoder.build(dim, width, grid)
@@ -154,12 +137,10 @@ def check_decoder(decoder: Decoder, grid: Grid = GRID, dim: int = 16, width: int
             prediction = decoder(encoded, masks)
             _check_shape(name, "predictions", prediction, (len(masks.predicted), width))
             _require(bool(prediction.isfinite().all()), f"{name}: predictions must be finite.")
-            turned = Masks(masks.hidden, masks.predicted.flip(0), masks.kept, masks.total)
+            turned = Masks(masks.masked, masks.predicted.flip(0), masks.kept, masks.total)
             decoder.eval()
-            _require(
-                torch.allclose(decoder(encoded, turned), decoder(encoded, masks).flip(0), atol=1e-5),
-                f"{name}: predictions must follow the order of masks.predicted.",
-            )
+            ordered = torch.allclose(decoder(encoded, turned), decoder(encoded, masks).flip(0), atol=1e-5)
+            _require(ordered, f"{name}: predictions must follow the order of masks.predicted.")
             decoder.train()
         decoder.zero_grad()
         torch.autograd.backward(decoder(encoded, masks).square().sum())
@@ -168,8 +149,8 @@ def check_decoder(decoder: Decoder, grid: Grid = GRID, dim: int = 16, width: int
     _require(reached, f"{name}: no gradient reaches the encoder's features.")
 
 
-def _encoded(grid: Grid, dim: int, dropped: bool, batch: int = 3) -> tuple[Encoded, Masks]:
-    """What an encoder might return for random masks of half the patches."""
+def _encoded(grid: PatchGrid, dim: int, dropped: bool, batch: int = 3) -> tuple[Encoded, Masks]:
+    """An encoder's output for random masks of half the patches."""
     rng = torch.Generator().manual_seed(0)
     order = torch.rand(batch, grid.count, generator=rng).argsort(1)
     count = grid.count // 2
@@ -182,20 +163,19 @@ def _encoded(grid: Grid, dim: int, dropped: bool, batch: int = 3) -> tuple[Encod
     return encoded, Masks(hidden, predicted, kept, len(predicted))
 
 
-def _check_class(part: object) -> str:
-    """What all parts share: version, docstring, annotated arguments. Returns the name to use in sentences."""
+def _check_class(kind: str, part: object) -> str:
+    """What planning asks of a part, a docstring, annotated arguments. Returns the name used in messages."""
     cls = type(part)
     name = cls.__name__
-    version = getattr(cls, "version", None)
-    whole = isinstance(version, int) and not isinstance(version, bool)
-    _require(whole, f"{name}: needs an integer `version` on the class, raised when its numbers change.")
+    try:
+        check_contract(kind, part, name)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
     documented = bool((cls.__doc__ or "").split("\n")[0].strip())
-    _require(documented, f"{name}: the first line of its docstring must say what it is; `mimbench list` shows it.")
+    _require(documented, f"{name}: needs a docstring; `mimbench list` shows its first line.")
     for key, parameter in inspect.signature(cls).parameters.items():
-        _require(
-            parameter.annotation is not inspect.Parameter.empty,
-            f"{name}: the argument {key} needs a type annotation, by which values from YAML are checked.",
-        )
+        annotated = parameter.annotation is not inspect.Parameter.empty
+        _require(annotated, f"{name}: the argument {key} needs a type annotation; values from YAML are checked by it.")
     return name
 
 

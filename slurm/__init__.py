@@ -1,10 +1,12 @@
-"""Launching on SLURM through submitit, imported as `mimbench.slurm`.
+"""Launching on SLURM through submitit, imported as `mimbench.slurm`. Nothing outside `mimbench/cli/` imports it.
 
-profile.py    what a cluster is asked for (YAML in profiles/), checked before anything is submitted
-submit.py     a plan's whole graph -> arrays, each task waiting for its own parents alone
-queue.py      what squeue, scontrol and sacct say, with and without accounting
-job.py        what a job carries out: a run's folder, requeued as often as it takes
+profile.py      the resources that jobs request (YAML in profiles/), checked before anything is submitted
+submit.py       a plan's whole graph -> jobs, each with a dependency on its own parents only
+arrays.py       which runs share an array
+sbatch.py       a request -> the script that submitit submits
+queue.py        what squeue, scontrol and sacct answer, with or without accounting
+job.py          what a job executes: one run, requeued as often as necessary
 distributed.py  the ranks of one job
-doctor.py     whether all of it works here
-cluster/      a real SLURM on this machine, to try it out
+doctor.py       whether all of this works on the cluster
+cluster/        a real SLURM on this machine, to try it out
 """

@@ -1,6 +1,6 @@
-"""What a cluster is asked for: a YAML file in `profiles/` or of the user's own.
+"""A profile: the resources that jobs request, from a YAML file in `profiles/` or of the user's own.
 
-None of it changes what is computed but one thing: where a pre-training is given GPUs, `precision: auto` is bf16.
+It does not change what is computed, with one exception: with GPUs for pre-training, `precision: auto` is bf16.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mimbench.config.coerce import dataclass_from
 from mimbench.config.merge import read_yaml
-from mimbench.config.schema import dataclass_from
+from mimbench.config.ranges import Count, Positive, at_least
 from mimbench.errors import UserError, unknown
+from mimbench.kinds import KINDS
 
-KINDS = ("tokenizer", "pretrain", "finetune", "segmentation", "linear_probe", "knn")
-ALONE = ("linear_probe", "knn")  # nothing in them is cut into ranks
-OURS = (  # of sbatch's parameters: set by mimbench, most of them through keys of their own
+RESERVED = (  # sbatch parameters that mimbench sets, most of them from keys of a profile
     "account", "array", "begin", "chdir", "comment", "cpus-per-task", "dependency", "error", "gpus", "gpus-per-node",
     "gpus-per-task", "hold", "job-name", "kill-on-invalid-dep", "mem", "no-requeue", "nodes", "ntasks", "ntasks-per-node",
     "open-mode", "output", "partition", "qos", "requeue", "signal", "time", "wrap",
@@ -31,38 +31,38 @@ class Request:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    nodes: int = 1
-    gpus: int = 0  # a node; one process (rank) a GPU
-    ranks: int | None = None  # processes a node; None: one a GPU, or one
-    cpus: int = 1  # a process
-    memory_gb: float | None = None  # a node; None: the cluster's default
-    hours: float = 24.0
-    throttle: int | None = None  # tasks of one array at a time; None: as many as the cluster lets
-    grace_seconds: int = 90  # from the signal before a time limit to the limit
-    max_requeues: int = 50
-    fruitless: int = 3  # requeues in a row without one step's progress before the run is failed
+    nodes: Count = 1
+    gpus: Annotated[int, at_least(0)] = 0  # per node; one process (rank) per GPU
+    ranks: Count | None = None  # processes per node; None: one per GPU, or one
+    cpus: Count = 1  # per process
+    memory_gb: Positive | None = None  # per node; None: the cluster's default
+    hours: Positive = 24.0
+    max_parallel: Count | None = None  # running tasks of one array; None: no limit
+    grace_seconds: Count = 90  # between the signal and the time limit
+    max_requeues: Count = 50
+    max_stalled_requeues: Count = 3  # in a row without one more step, before the run is failed
     setup: tuple[str, ...] = ()  # shell lines before the job: modules, environments
     srun: tuple[str, ...] = ()  # more arguments of srun, such as a container's
     python: str | None = None  # the command that starts Python, such as `apptainer exec image.sif python`
     extra: dict[str, Any] = field(default_factory=dict)  # more sbatch parameters, by their long names
-    loader_workers: int = 0
-    micro_batch: int | None = None  # images of one forward pass
-    checkpoint_seconds: float = 600.0
-    recompute: bool = False  # activations in the backward pass, for what does not fit otherwise
+    loader_workers: Annotated[int, at_least(0)] = 0
+    micro_batch: Count | None = None  # images per forward pass
+    checkpoint_seconds: Positive = 600.0
+    activation_checkpointing: bool = False  # less memory, slower
 
     @property
-    def ranks_a_node(self) -> int:
+    def ranks_per_node(self) -> int:
         return self.ranks if self.ranks is not None else max(1, self.gpus)
 
     @property
     def world(self) -> int:
-        return self.nodes * self.ranks_a_node
+        return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True)
 class Profile:
     name: str
-    given: str  # a name or path, as it was typed after `slurm:`
+    given: str  # the name or path after `slurm:`
     requests: dict[str, Request]
 
     def of(self, kind: str) -> Request:
@@ -70,72 +70,64 @@ class Profile:
 
 
 def load_profile(name: str) -> Profile:
-    """By path, or by name: in the user's own folder, then among those that ship."""
+    """By path, or by name: first in the user's own folder, then among those that ship."""
     path = _find(name)
     raw = read_yaml(path)
-    kinds = raw.pop("kinds", {}) or {}
-    if not isinstance(kinds, dict):
-        raise UserError(f"{path}: kinds: must map kinds of run to what differs for them.")
+    kinds = _mapping(raw.pop("kinds", None), f"{path}: kinds", "kinds of run to the keys that differ for them")
     for kind in kinds:
         if kind not in KINDS:
-            raise unknown(f"{path}: kinds", "kind of run", str(kind), KINDS)
-    requests = {}
-    for kind in KINDS:
-        own = kinds.get(kind) or {}
-        if not isinstance(own, dict):
-            raise UserError(f"{path}: kinds.{kind}: must be a mapping of what differs for this kind of run.")
-        merged = {**raw, **own, "extra": {**_mapping(raw, path, ""), **_mapping(own, path, f"kinds.{kind}.")}}
-        place = f"{path}: kinds.{kind}" if own else f"{path}"
-        requests[kind] = _checked(_request(merged, kind, own, place), kind, own, place)
-    return Profile(path.stem, name, requests)
+            raise unknown(f"{path}: kinds", "kind of run", kind, KINDS)
+    return Profile(path.stem, name, {kind: _request(raw, kinds.get(kind), kind, path) for kind in KINDS})
 
 
-def _mapping(raw: dict[str, Any], path: Path, prefix: str) -> dict[str, Any]:
-    extra = raw.get("extra") or {}
-    if not isinstance(extra, dict):
-        raise UserError(f"{path}: {prefix}extra: must map long names of sbatch parameters to values.")
-    return {str(k).lstrip("-").replace("_", "-"): v for k, v in extra.items()}
+def _mapping(value: Any, place: str, what: str) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise UserError(f"{place}: must map {what}, not {value!r}.")
+    return value or {}
 
 
-def _request(merged: dict[str, Any], kind: str, own: dict[str, Any], place: str) -> Request:
-    request = dataclass_from(Request, merged, place)
-    alone = kind in ALONE or (kind == "segmentation" and not request.gpus)
-    if alone and not {"nodes", "ranks"} & own.keys():
+def _request(common: dict[str, Any], own: Any, kind: str, path: Path) -> Request:
+    """The common keys, and over them those under `kinds.KIND`."""
+    place = f"{path}: kinds.{kind}" if own else f"{path}"
+    own = _mapping(own, place, "keys to values")
+    extra: dict[str, Any] = {}
+    for raw in (common, own):
+        given = _mapping(raw.get("extra"), f"{place}: extra", "long names of sbatch parameters to values")
+        extra |= {str(key).lstrip("-").replace("_", "-"): value for key, value in given.items()}
+    request = dataclass_from(Request, {**common, **own, "extra": extra}, place)
+    ranks = KINDS[kind].ranks
+    if (ranks == "one" or (ranks == "gpu" and not request.gpus)) and not {"nodes", "ranks"} & own.keys():
         request = dataclasses.replace(request, nodes=1, ranks=1, gpus=min(request.gpus, 1))
+    _check(request, kind, place)
     return request
 
 
-def _checked(request: Request, kind: str, own: dict[str, Any], place: str) -> Request:
-    for key in ("nodes", "cpus", "max_requeues", "fruitless", "grace_seconds"):
-        if getattr(request, key) < 1:
-            raise UserError(f"{place}: {key}: must be at least 1, not {getattr(request, key)}.")
-    for key in ("ranks", "throttle", "memory_gb", "micro_batch", "hours", "checkpoint_seconds"):
-        value = getattr(request, key)
-        if value is not None and value <= 0:
-            raise UserError(f"{place}: {key}: must be more than 0, not {value}.")
-    if request.gpus < 0 or request.loader_workers < 0:
-        raise UserError(f"{place}: gpus and loader_workers: must not be negative.")
-    if request.gpus and request.ranks_a_node != request.gpus:
-        raise UserError(f"{place}: ranks: {request.ranks_a_node} on {request.gpus} GPUs; there is one process a GPU.")
-    if kind in ALONE and request.world > 1:
-        raise UserError(f"{place}: a {kind} runs in one process; nodes and ranks must be 1 there.")
-    if kind == "segmentation" and request.world > 1 and not request.gpus:
-        raise UserError(f"{place}: segmentation on several ranks needs GPUs (its batch norm is shared by ranks).")
+def _check(request: Request, kind: str, place: str) -> None:
+    """What depends on more than one key."""
+    several, ranks = request.world > 1, KINDS[kind].ranks
+    if request.gpus and request.ranks_per_node != request.gpus:
+        raise UserError(
+            f"{place}: ranks: must be {request.gpus} with {request.gpus} GPUs (one process per GPU), "
+            f"not {request.ranks_per_node}."
+        )
+    if several and ranks == "one":
+        raise UserError(f"{place}: nodes and ranks must be 1 for {kind}: it runs in one process.")
+    if several and ranks == "gpu" and not request.gpus:
+        raise UserError(f"{place}: {kind} on several ranks needs GPUs (they share its batch norm).")
     if request.hours * 3600 <= request.grace_seconds + 30:
         raise UserError(
-            f"{place}: hours: {request.hours:g} h leave no time before the signal, which comes {request.grace_seconds} s "
+            f"{place}: hours: {request.hours:g} h is too short: the signal comes {request.grace_seconds} s "
             "(grace_seconds) before the limit."
         )
     for name in request.extra:
-        if name in OURS:
+        if name in RESERVED:
             raise UserError(
-                f"{place}: extra.{name}: is set by mimbench itself, or has a key of its own; not allowed: {', '.join(OURS)}."
+                f"{place}: extra.{name}: is set by mimbench, or has a key of its own; reserved: {', '.join(RESERVED)}."
             )
-    return request
 
 
 def folders() -> list[Path]:
-    """Where profiles are looked for: the user's own first."""
+    """The folders of profiles, the user's own first."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return [config / "mimbench" / "profiles", Path(__file__).parent / "profiles"]
 
@@ -145,11 +137,10 @@ def known() -> list[str]:
 
 
 def _find(name: str) -> Path:
-    candidates = [Path(name)] if name.endswith(".yaml") or "/" in name else []
-    candidates += [folder / f"{name}.yaml" for folder in folders()]
-    for path in candidates:
+    own = [Path(name)] if name.endswith(".yaml") or "/" in name else []
+    for path in [*own, *(folder / f"{name}.yaml" for folder in folders())]:
         if path.is_file():
             return path
-    where = " and ".join(str(f) for f in folders())
+    searched = " and ".join(map(str, folders()))
     error = unknown("--on slurm", "profile", name, known())
-    raise UserError(f"{error} Profiles are looked for in {where}; a path ending in .yaml is taken as it is.")
+    raise UserError(f"{error} Searched: {searched}. A path ending in .yaml is used as it is.")

@@ -1,4 +1,7 @@
-"""What the cluster says of jobs. Works without accounting; then a job that left the queue is simply gone."""
+"""What squeue, sacct and scontrol answer. Without accounting, a job that left the queue is just gone.
+
+The functions `queued` and `ended` are the engine's `mimbench.launch.queue.Queue`.
+"""
 
 from __future__ import annotations
 
@@ -6,100 +9,80 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from mimbench.errors import RunFailed
+from mimbench.launch.queue import Job, QueueUnavailable
 
-PENDING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "STOPPED")
-TITLE = "mimbench "  # how the name of every job of ours begins
-SECONDS = 30  # a controller that is busy answers late
-
-
-class QueueSilent(RunFailed):
-    """The cluster could not be asked."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One task, as squeue or sacct tells of it."""
-
-    id: str  # "17" or, of an array, "17_3"
-    state: str
-    reason: str
-    nodes: str
-
-    @property
-    def waiting(self) -> bool:
-        return self.state in PENDING
+TITLE = "mimbench "  # the prefix of the names of our jobs
+SECONDS = 30  # a busy controller answers late
+CHUNK = 500  # job ids in one command
 
 
 def present() -> bool:
     return shutil.which("squeue") is not None
 
 
-def ask(*words: str, text: str | None = None) -> str:
-    """One SLURM command's answer, or QueueSilent with what it said."""
+def ask(*words: str) -> str:
+    """The stdout of a SLURM command, or QueueUnavailable with its error."""
     try:
-        done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
     except FileNotFoundError as error:
-        raise QueueSilent(f"{words[0]} is not installed here") from error
+        raise QueueUnavailable(f"{words[0]} is not installed here") from error
     except subprocess.TimeoutExpired as error:
-        raise QueueSilent(f"{words[0]} did not answer within {SECONDS} s") from error
+        raise QueueUnavailable(f"{words[0]} did not answer within {SECONDS} s") from error
     if done.returncode:
-        raise QueueSilent(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        raise QueueUnavailable(f"{words[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
     return done.stdout
 
 
 def queued(ids: Iterable[str]) -> dict[str, Job]:
-    """Of these jobs, those that still stand in the queue: waiting, running, or ending."""
-    return {name: Job(name, *facts) for name, facts in _listed(ids, "%T|%r|%N").items()}
+    """Those of these jobs that are in the queue: waiting, running or ending.
 
-
-def _listed(ids: Iterable[str], columns: str) -> dict[str, list[str]]:
-    """squeue's columns of those of these jobs that it knows.
-
-    Asked by whole arrays, which is short. But of an array of which most tasks were given a dependency of their own squeue
-    leaves one task out (seen with 24 tasks in 22.05), unless it is named: so what is missing is.
+    Whole arrays are a short query. But if most tasks of an array have a dependency of their own, squeue leaves out one
+    task (seen with 24 tasks in 22.05) unless it is named: missing tasks are queried by name.
     """
     wanted = set(ids)
-    found = _squeue({array_of(job) for job in wanted}, columns)
-    found |= _squeue(wanted - found.keys(), columns)
-    # a number may be another cluster's, or that of a cluster that was set up anew: a stranger's job is none of ours
-    return {job: facts for job, (title, *facts) in found.items() if job in wanted and title.startswith(TITLE)}
+    found = _named({array_of(job) for job in wanted})
+    found |= _named(wanted - found.keys())
+    # the number may belong to another job: on another cluster, or since the cluster was set up again
+    return {name: job for name, job in found.items() if name in wanted and job.name.startswith(TITLE)}
 
 
 def array_of(job: str) -> str:
     return job.partition("_")[0]
 
 
-def _squeue(names: Iterable[str], columns: str) -> dict[str, list[str]]:
-    found, ordered = {}, sorted(names)
-    for start in range(0, len(ordered), 500):
-        # a second id, as squeue refuses a single one that it has forgotten and passes over one of several
-        some = ",".join([*ordered[start : start + 500], "1"])
+def _named(names: Iterable[str]) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for chunk in _chunks(names):
         try:
-            answer = ask("squeue", "--noheader", "--array", f"--jobs={some}", f"--format=%i|%j|{columns}")
-        except QueueSilent as error:
-            if "Invalid job id" in str(error):
-                continue
-            raise
-        for line in answer.splitlines():
-            job, *facts = line.split("|", columns.count("|") + 2)
-            found[job] = facts
+            # a second id: squeue rejects a single id that it has forgotten, but skips it among several
+            found |= _squeue(f"--jobs={','.join([*chunk, '1'])}")
+        except QueueUnavailable as error:
+            if "Invalid job id" not in str(error):
+                raise
     return found
 
 
+def _squeue(which: str) -> dict[str, Job]:
+    lines = ask("squeue", "--noheader", "--array", which, "--format=%i|%T|%r|%N|%E|%j|%k").splitlines()
+    return {job.id: job for job in (Job(*line.split("|", 6)) for line in lines)}
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    ordered = sorted(names)
+    for start in range(0, len(ordered), CHUNK):
+        yield ordered[start : start + CHUNK]
+
+
 def ended(ids: Iterable[str]) -> dict[str, Job]:
-    """How jobs that left the queue ended, from the accounting; nothing where there is none."""
-    wanted = sorted(ids)
-    found: dict[str, Job] = {}
-    for start in range(0, len(wanted), 500):
-        words = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(wanted[start : start + 500])}",
-                 "--format=JobID,State,ExitCode,NodeList")  # fmt: skip
+    """How jobs that left the queue ended, from sacct; empty without accounting."""
+    found = {}
+    for chunk in _chunks(ids):
         try:
-            answer = ask(*words)
-        except QueueSilent:
+            answer = ask("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(chunk)}",
+                         "--format=JobID,State,ExitCode,NodeList")  # fmt: skip
+        except QueueUnavailable:
             return {}
         for line in answer.splitlines():
             name, state, code, nodes = line.split("|", 3)
@@ -108,22 +91,16 @@ def ended(ids: Iterable[str]) -> dict[str, Job]:
     return found
 
 
-def mine(comment: str) -> dict[str, Job]:
-    """All tasks of this user's in the queue that carry this comment."""
-    answer = ask("squeue", "--noheader", "--array", "--me", "--format=%i|%T|%r|%N|%k")
-    found = {}
-    for line in answer.splitlines():
-        name, state, reason, nodes, said = line.split("|", 4)
-        if said == comment:
-            found[name] = Job(name, state, reason, nodes)
-    return found
+def mine(comment: str) -> list[Job]:
+    """All tasks of this user in the queue that have this comment."""
+    return [job for job in _squeue("--me").values() if job.comment == comment]
 
 
 def state_of(job: str) -> str | None:
-    """RUNNING, COMPLETING, ...; None of a job that the controller has forgotten."""
+    """RUNNING, COMPLETING, ...; None if the controller has forgotten the job."""
     try:
         answer = ask("scontrol", "show", "job", "--oneliner", job)
-    except QueueSilent as error:
+    except QueueUnavailable as error:
         if "Invalid job id" in str(error):
             return None
         raise
@@ -131,11 +108,11 @@ def state_of(job: str) -> str | None:
     return found[1] if found else None
 
 
-def runs(job: str) -> bool:
-    """Whether a job can still be computing. Where the cluster cannot be asked: it may."""
+def may_be_running(job: str) -> bool:
+    """Whether a job can still be computing; yes if the cluster does not answer."""
     try:
         return state_of(job) in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
-    except QueueSilent:
+    except QueueUnavailable:
         return True
 
 
@@ -144,9 +121,8 @@ def requeue(job: str) -> None:
 
 
 def cancel(ids: Iterable[str]) -> None:
-    wanted = sorted(ids)
-    for start in range(0, len(wanted), 500):
-        ask("scancel", *wanted[start : start + 500])
+    for chunk in _chunks(ids):
+        ask("scancel", *chunk)
 
 
 def release(array: str) -> None:
@@ -154,25 +130,21 @@ def release(array: str) -> None:
 
 
 def set_dependencies(conditions: dict[str, str]) -> set[str]:
-    """Give each held task its own condition, all in one process. Returns the tasks that carry none afterwards.
+    """Give each held task its own dependency, all in one process. Returns the tasks that have none afterwards.
 
-    scontrol's messages do not say which line they are of, so the queue is asked what came of it. A condition that is
-    met already is dropped by SLURM as well: whether that is so the caller knows.
+    scontrol does not say which line an error belongs to, so the queue is asked afterwards. SLURM also drops a
+    dependency that is already satisfied: whether it is, the caller knows.
     """
     if not conditions:
         return set()
     script = "".join(f"update JobId={job} Dependency={condition}\n" for job, condition in conditions.items())
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        words = {"input": script, "capture_output": True, "text": True}
-        subprocess.run(["scontrol"], timeout=SECONDS + len(conditions), check=False, **words)  # type: ignore[call-overload]
-    carried = _listed(conditions, "%E")
-    return {job for job in conditions if carried.get(job, [""]) in ([""], ["(null)"])}
+        subprocess.run(["scontrol"], input=script, capture_output=True, text=True, timeout=SECONDS + len(conditions))
+    left = queued(conditions)
+    return {job for job in conditions if job not in left or left[job].dependency in ("", "(null)")}
 
 
-def limit_of_arrays() -> int:
-    """How many tasks one array may have here."""
-    try:
-        found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
-    except QueueSilent:
-        found = None
+def array_limit() -> int:
+    """How many tasks one array may have."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
     return max(1, int(found[1]) - 1) if found else 1000

@@ -1,95 +1,64 @@
-"""A plan's whole graph -> SLURM: arrays by kind of run, each task waiting for its own parents alone.
+"""A plan's whole graph -> SLURM: arrays by kind of run, each task with a dependency on its own parents only.
 
-An array is submitted held; every task is noted in its run's folder and given its own dependency, and the array is
-released. So the throttle of an array counts over all rows, and a row that fails holds up no other.
+An array is submitted held; every task is noted in its run's folder and gets its dependency; then the array is released.
+So an array's max_parallel counts over all rows, and a row that fails delays no other.
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections import Counter
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.launch import local as launch
-from mimbench.launch.state import look
-from mimbench.plan.graph import Planned
+from mimbench.kinds import KINDS
+from mimbench.launch.queue import QueueUnavailable
+from mimbench.launch.state import run_states
+from mimbench.plan.graph import Planned, wanted
 from mimbench.slurm import queue
-from mimbench.slurm.job import Carry, Report
+from mimbench.slurm.arrays import arrays
+from mimbench.slurm.job import RunJob, report
 from mimbench.slurm.profile import Profile, Request
-from mimbench.store.files import side_by_side
+from mimbench.slurm.sbatch import comment_of, executor_of, script
+from mimbench.store.files import map_threads
 from mimbench.store.results import Store
 
-LOCK_SECONDS = 600  # another submission into the same results is waited for so long
+LOCK_SECONDS = 600  # to wait for another submission into the same results
+HELD = {"hold": True}
+GridName = tuple[str, str]  # name, scale
+Runs = dict[str, Planned]
 
 
-@dataclass
-class Submitted:
-    """What became of the runs of a plan."""
-
-    arrays: list[tuple[str, str, int]] = field(default_factory=list)  # job id, kind, tasks
-    jobs: dict[str, str] = field(default_factory=dict)  # run -> job
-    queued: dict[str, str] = field(default_factory=dict)  # run -> job, from before
-    elsewhere: set[str] = field(default_factory=set)  # a process on some machine is at it
-    refused: dict[str, str] = field(default_factory=dict)  # run -> why
-    report: str | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that one array carries out."""
-
-    kind: str
-    runs: tuple[Planned, ...]
-
-
-def submit(
-    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile, options: dict[str, Any]
-) -> Submitted:
-    """Submit what is neither done nor queued of the runs of a grid (name, scale), then return: nothing need stay alive."""
+def submit(runs: Runs, grid: GridName, store: Store, profile: Profile, settings: dict[str, Any]) -> Submission:
+    """Submit the runs that are neither done nor queued, and return: no process has to stay alive."""
     check(runs, profile)
     if not queue.present():
         raise UserError("--on slurm: sbatch and squeue are not installed here.")
+    submission = Submission(grid, store, profile, settings)
     with store.lock("submitting", LOCK_SECONDS):
-        outcome = Submitted()
-        left = launch.wanted(runs, store)
-        _sort_out(left, store, outcome)
-        for group in groups(left, queue.limit_of_arrays()):
-            _submit_group(group, grid, store, profile, options, outcome)
-        if outcome.jobs:
-            outcome.report = _submit_report(grid, store, profile, outcome)
-    return outcome
+        left = submission.not_queued(wanted(runs, store))
+        for array in arrays(left, queue.array_limit()):
+            submission.submit_array(array)
+        if submission.arrays:
+            submission.submit_report()
+    return submission
 
 
-def check(runs: dict[str, Planned], profile: Profile) -> None:
-    """What the profile asks for must suit the runs, and that is said before anything is queued."""
+def check(runs: Runs, profile: Profile) -> None:
+    """Whether the profile suits the runs, before anything is queued."""
     for run in runs.values():
-        request = profile.of(run.kind)
-        batch = batch_of(run.spec)
+        request, batch = profile.of(run.kind), KINDS[run.kind].batch(run.spec)
         if batch and batch % request.world:
             raise UserError(
-                f"profile {profile.name}: {request.nodes} nodes x {request.ranks_a_node} ranks cannot share {run.kind}'s batch "
-                f"of {batch} equally (run {run.name})."
+                f"profile {profile.name}: the batch of {batch} of {run.name} cannot be divided by "
+                f"{request.nodes} nodes x {request.ranks_per_node} ranks."
             )
 
 
-def batch_of(spec: dict[str, Any]) -> int | None:
-    """Images of one optimiser step, which never depends on the number of ranks."""
-    if spec["kind"] == "tokenizer":
-        return int(spec["training"]["batch"])
-    if spec["kind"] == "pretrain":
-        return int(spec["recipe"]["schedule"]["batch"])
-    return int(spec["protocol"]["settings"].get("batch") or 0) or None
-
-
 def accumulation(spec: dict[str, Any], request: Request, micro_batch: int | None = None) -> str:
-    """How the batch of a step is put together, in words; `micro_batch` as the command line has it."""
-    batch, most = batch_of(spec), micro_batch or request.micro_batch
+    """How ranks and micro-batches make up the batch of a step, in words; `micro_batch` from the command line."""
+    batch, most = KINDS[spec["kind"]].batch(spec), micro_batch or request.micro_batch
     if not batch or (request.world == 1 and not most):
         return ""
     share = batch // request.world
@@ -97,192 +66,125 @@ def accumulation(spec: dict[str, Any], request: Request, micro_batch: int | None
     return f"batch {batch} = {request.world} ranks x {-(-share // micro)} micro-batches of {micro}"
 
 
-def groups(runs: dict[str, Planned], most: int) -> Iterator[Group]:
-    """Arrays in the order they can be submitted: the runs of one kind, parents' kinds before children's.
-
-    A kind that descends from itself (a pre-training that goes on from another) makes an array a generation.
-    """
-    depth: dict[str, int] = {}
-    lineage: dict[str, Counter[str]] = {}  # how many runs of each kind a run descends from, along its longest line
-    for name, run in runs.items():  # parents come first in a plan
-        parents = [p for p in run.parents if p in runs]
-        depth[name] = 1 + max((depth[p] for p in parents), default=-1)
-        lineage[name] = Counter()
-        for parent in parents:
-            lineage[name] |= lineage[parent] + Counter([runs[parent].kind])
-    group_of = {name: (run.kind, lineage[name][run.kind]) for name, run in runs.items()}
-    order: TopologicalSorter[Any] = TopologicalSorter({group: () for group in group_of.values()})
-    for name, run in runs.items():
-        order.add(group_of[name], *(group_of[p] for p in run.parents if p in runs))
-    try:
-        ordered = list(order.static_order())
-    except CycleError:  # two kinds that descend from each other in different rows: by depth alone
-        group_of = {name: (run.kind, depth[name]) for name, run in runs.items()}
-        ordered = sorted(set(group_of.values()), key=lambda group: group[1])
-    for group in ordered:
-        members = [run for name, run in runs.items() if group_of[name] == group]
-        for start in range(0, len(members), most):
-            yield Group(group[0], tuple(members[start : start + most]))
+def scripts(runs: Runs, grid: GridName, store: Store, profile: Profile) -> Iterator[tuple[list[Planned], str]]:
+    """The arrays and their sbatch scripts as they would be submitted now, without a cluster."""
+    for array in arrays(wanted(runs, store), 1000):
+        kind = array[0].kind
+        yield array, script(store, profile.of(kind), _title(grid, kind), HELD, len(array))
 
 
-def _sort_out(left: dict[str, Planned], store: Store, outcome: Submitted) -> None:
-    """Take out of `left` what is queued already or done elsewhere, and what waits for the latter."""
-    _cancel_orphans(store)
-    seen, warning = look(store, left)
-    if warning:
-        raise UserError(warning)
-    queue.cancel([one.job for one in seen.values() if one.alive and one.job and one.state == "blocked"])
-    for name, one in seen.items():
-        if one.alive and one.job and one.state != "blocked":
-            outcome.queued[name] = one.job
-        elif one.state == "running":
-            outcome.elsewhere.add(name)
-        else:
-            waits = [p for p in left[name].parents if p in outcome.elsewhere]
-            if not waits:
-                continue
-            outcome.refused[name] = f"{waits[0]} is being done by a process outside the queue; submit again afterwards"
-        del left[name]
-
-
-def _cancel_orphans(store: Store) -> None:
-    """Jobs of a submission that was killed between holding and releasing them: nobody would ever release them."""
-    mine = queue.mine(_comment(store)).items()
-    held = {queue.array_of(name) for name, job in mine if job.reason == "JobHeldUser"}
-    # those that were released once are held by their user, for reasons of his own
-    queue.cancel(array for array in held if not store.was_released(array))
-
-
-def _submit_group(
-    group: Group, grid: tuple[str, str], store: Store, profile: Profile, options: dict[str, Any], outcome: Submitted
-) -> None:
-    """One array: held, noted in the runs' folders, told what to wait for, released."""
-    runs = []
-    for run in group.runs:
-        lost = [p for p in run.parents if p in outcome.refused]
-        if lost:
-            outcome.refused[run.name] = f"its parent {lost[0]} could not be submitted"
-        else:
-            runs.append(run)
-    if not runs:
-        return
-    request = profile.of(group.kind)
-    conditions = {run.name: _condition(run, outcome) for run in runs}
-    carriers = [Carry(str(store.root.resolve()), run.name, job_options(run.spec, request, options)) for run in runs]
-    executor = executor_of(store, request, _title(grid, group.kind), {"hold": True})
-    try:
-        with executor.batch():
-            jobs = [executor.submit(carrier) for carrier in carriers]
-    except Exception as error:  # what sbatch said: no such partition, a full queue, a limit of the account
-        words = " ".join(str(error).split())
-        outcome.refused.update(dict.fromkeys([run.name for run in runs], f"sbatch: {words}"))
-        return
-    ids = {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
-    about = {"profile": profile.given, "grid": ".".join(grid)}
-    side_by_side(lambda item: store.run(item[0]).note_submission({"job": item[1], **about}), ids.items())
-    try:
-        unset = queue.set_dependencies({ids[name]: condition for name, condition in conditions.items() if condition})
-        for run in runs:
-            if ids[run.name] in unset and not all(store.run(p).settled() for p in run.parents):
-                job = ids.pop(run.name)
-                queue.cancel([job])
-                store.run(run.name).note_submission({"cancelled": job, **about})
-                outcome.refused[run.name] = "SLURM took no dependency on its parent's job, which may just have ended"
-        array = jobs[0].job_id.partition("_")[0]
-        queue.release(array)
-        store.note_released(array)
-    except queue.QueueSilent as silent:  # they stay held; the next submission takes them out and starts afresh
-        outcome.refused.update(dict.fromkeys([run.name for run in runs], f"held and not released: {silent}"))
-        return
-    outcome.jobs.update(ids)
-    if ids:
-        outcome.arrays.append((array, group.kind, len(ids)))
-
-
-def _condition(run: Planned, outcome: Submitted) -> str:
-    jobs = [job for p in run.parents if (job := outcome.jobs.get(p) or outcome.queued.get(p))]
-    return "afterok:" + ":".join(jobs) if jobs else ""
-
-
-def _title(grid: tuple[str, str], kind: str) -> str:
+def _title(grid: GridName, kind: str) -> str:
     return f"{queue.TITLE}{'.'.join(grid)} {kind}"
 
 
-def _submit_report(grid: tuple[str, str], store: Store, profile: Profile, outcome: Submitted) -> str | None:
-    """A last small job that writes the report, whatever became of the others."""
-    request = profile.of("knn")
-    after = ":".join(array for array, _, _ in outcome.arrays)
-    executor = executor_of(store, request, _title(grid, "report"), {"dependency": f"afterany:{after}"})
-    try:
-        return executor.submit(Report(str(store.root.resolve()), *grid)).job_id
-    except Exception:  # the runs are queued; `mimbench report` writes it as well
-        return None
+@dataclass
+class Submission:
+    """One call of `submit`, and what became of the runs."""
 
+    grid: GridName
+    store: Store
+    profile: Profile
+    settings: dict[str, Any]  # of the runtime, as given on the command line
+    arrays: dict[str, list[Planned]] = field(default_factory=dict)  # job id -> its runs
+    jobs: dict[str, str] = field(default_factory=dict)  # run -> job of this submission
+    queued: dict[str, str] = field(default_factory=dict)  # run -> job of an earlier submission
+    elsewhere: set[str] = field(default_factory=set)  # held by a live process outside the queue
+    refused: dict[str, str] = field(default_factory=dict)  # run -> why
 
-# what submitit is told
+    def not_queued(self, runs: Runs) -> Runs:
+        """The runs to submit: not those that are queued or running, nor those whose parents run outside the queue."""
+        self._cancel_unreleased()
+        states, warning = run_states(self.store, runs, queue)
+        if warning:
+            raise UserError(warning)
+        queue.cancel(run.job for run in states.values() if run.in_queue and run.job and run.state == "blocked")
+        left = {}
+        for name, run in states.items():
+            outside = [parent for parent in runs[name].parents if parent in self.elsewhere]
+            if run.in_queue and run.job and run.state != "blocked":
+                self.queued[name] = run.job
+            elif run.state == "running":
+                self.elsewhere.add(name)
+            elif outside:
+                self.refused[name] = f"{outside[0]} is running outside the queue; submit again when it is done"
+            else:
+                left[name] = runs[name]
+        return left
 
+    def _cancel_unreleased(self) -> None:
+        """Held jobs of a submission that was killed before it released them. Jobs held after that are the user's."""
+        held = {queue.array_of(job.id) for job in queue.mine(comment_of(self.store)) if job.reason == "JobHeldUser"}
+        queue.cancel(array for array in held if not self.store.was_released(array))
 
-def job_options(spec: dict[str, Any], request: Request, options: dict[str, Any]) -> dict[str, Any]:
-    """What a job needs besides its run's path; strings and numbers. The command line's word counts before the profile's."""
-    own = {"workers": request.loader_workers, "micro_batch": request.micro_batch, "recompute": request.recompute,
-           "checkpoint_seconds": request.checkpoint_seconds, **{k: v for k, v in options.items() if v is not None}}  # fmt: skip
-    limits = {"grace": request.grace_seconds, "max_requeues": request.max_requeues,
-              "fruitless": request.fruitless}  # fmt: skip
-    return {"place": own, "limits": limits, "says": accumulation(spec, request, own["micro_batch"])}
+    def submit_array(self, runs: list[Planned]) -> None:
+        """Those whose parents could be submitted."""
+        for run in runs:
+            if lost := [parent for parent in run.parents if parent in self.refused]:
+                self.refused[run.name] = f"its parent {lost[0]} could not be submitted"
+        runs = [run for run in runs if run.name not in self.refused]
+        jobs = self._submit_held(runs) if runs else {}
+        if not jobs:
+            return
+        self._note("job", jobs)
+        array = queue.array_of(next(iter(jobs.values())))
+        try:
+            jobs = self._set_dependencies(runs, jobs)
+            queue.release(array)
+        except QueueUnavailable as error:  # the next submission cancels them and submits them again
+            self._refuse(runs, f"held and not released: {error}")
+            return
+        self.store.note_released(array)
+        self.jobs |= jobs
+        if jobs:
+            self.arrays[array] = [run for run in runs if run.name in jobs]
 
+    def _refuse(self, runs: list[Planned], reason: str) -> None:
+        self.refused |= dict.fromkeys((run.name for run in runs), reason)
 
-def _comment(store: Store) -> str:
-    """How jobs of this results folder know one another."""
-    return f"mimbench:{store.root.resolve()}"
+    def _submit_held(self, runs: list[Planned]) -> dict[str, str]:
+        """Run -> job; empty if sbatch refused the array: no such partition, a full queue, a limit of the account."""
+        request = self.profile.of(runs[0].kind)
+        run_jobs = [self._run_job(run, request) for run in runs]
+        executor = executor_of(self.store, request, _title(self.grid, runs[0].kind), HELD)
+        try:
+            with executor.batch():
+                jobs = [executor.submit(job) for job in run_jobs]
+        except Exception as error:
+            self._refuse(runs, f"sbatch: {' '.join(str(error).split())}")
+            return {}
+        return {run.name: str(job.job_id) for run, job in zip(runs, jobs, strict=True)}
 
+    def _run_job(self, run: Planned, request: Request) -> RunJob:
+        """The command line overrides the profile."""
+        runtime = {
+            "workers": request.loader_workers, "micro_batch": request.micro_batch,
+            "activation_checkpointing": request.activation_checkpointing,
+            "checkpoint_seconds": request.checkpoint_seconds, **self.settings,
+        }  # fmt: skip
+        limits = {key: getattr(request, key) for key in ("grace_seconds", "max_requeues", "max_stalled_requeues")}
+        batch = accumulation(run.spec, request, runtime["micro_batch"])
+        return RunJob(str(self.store.root.resolve()), run.name, runtime, limits, batch)
 
-def parameters(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The arguments of submitit's own script writer; `more` goes to sbatch as it is."""
-    extra = {"requeue": True, "kill-on-invalid-dep": "yes", **request.extra, **(more or {})}
-    asked = {
-        "job_name": name, "partition": request.partition, "account": request.account, "qos": request.qos,
-        "nodes": request.nodes, "ntasks_per_node": request.ranks_a_node, "cpus_per_task": request.cpus,
-        "gpus_per_node": request.gpus or None, "mem": f"{round(request.memory_gb * 1024)}M" if request.memory_gb else None,
-        "time": max(1, round(request.hours * 60)), "signal_delay_s": request.grace_seconds,
-        "array_parallelism": request.throttle or 10_000, "comment": _comment(store), "setup": list(request.setup) or None,
-        # one rank's death ends the job at once; since 22.05 srun no longer takes over sbatch's CPUs a task
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus}", *request.srun], "additional_parameters": extra,
-    }  # fmt: skip
-    return {key: value for key, value in asked.items() if value is not None}
+    def _note(self, key: str, jobs: dict[str, str]) -> None:
+        facts = {"profile": self.profile.given, "grid": ".".join(self.grid)}
+        map_threads(lambda item: self.store.run(item[0]).note_submission({key: item[1], **facts}), jobs.items())
 
+    def _set_dependencies(self, runs: list[Planned], jobs: dict[str, str]) -> dict[str, str]:
+        """The jobs that wait for their parents, or whose parents are done; the others are cancelled."""
+        known = self.queued | self.jobs
+        parents = {run.name: [known[parent] for parent in run.parents if parent in known] for run in runs}
+        unset = queue.set_dependencies({jobs[name]: f"afterok:{':'.join(ids)}" for name, ids in parents.items() if ids})
+        free = [run for run in runs if jobs[run.name] in unset]
+        lost = [run for run in free if not all(self.store.run(parent).settled() for parent in run.parents)]
+        cancelled = {run.name: jobs[run.name] for run in lost}
+        queue.cancel(cancelled.values())
+        self._note("cancelled", cancelled)
+        self._refuse(lost, "SLURM rejected the dependency on its parent's job, which may just have ended")
+        return {name: job for name, job in jobs.items() if name not in cancelled}
 
-def python_command(request: Request) -> str:
-    """Signals wait until the job listens: until then the default would be to die of them."""
-    start = request.python or shlex.quote(sys.executable)
-    script = f'trap "" TERM USR1 USR2; exec {start} "$@"'
-    return f"sh -c {shlex.quote(script)} mimbench"
-
-
-def folder_of(store: Store) -> Path:
-    """Scripts, pickles (strings alone) and the first words of jobs."""
-    return store.root.resolve() / "slurm" / "%j"
-
-
-def executor_of(store: Store, request: Request, name: str, more: dict[str, Any] | None = None) -> Any:
-    from submitit.slurm.slurm import SlurmExecutor
-
-    executor = SlurmExecutor(folder_of(store), max_num_timeout=request.max_requeues, python=python_command(request))
-    asked = parameters(store, request, name, more)
-    executor._internal_update_parameters(**asked)
-    return executor
-
-
-def scripts(
-    runs: dict[str, Planned], grid: tuple[str, str], store: Store, profile: Profile
-) -> Iterator[tuple[Group, str]]:
-    """The sbatch scripts as they would be submitted now, without asking a cluster."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    check(runs, profile)
-    for group in groups(launch.wanted(runs, store), 1000):
-        request = profile.of(group.kind)
-        asked = parameters(store, request, _title(grid, group.kind), {"hold": True})
-        if len(group.runs) > 1:
-            asked["map_count"] = len(group.runs)
-        command = f"{python_command(request)} -u -m submitit.core._submit {shlex.quote(str(folder_of(store)))}"
-        yield group, _make_sbatch_string(command=command, folder=folder_of(store), **asked)
+    def submit_report(self) -> None:
+        """A last small job that writes the report, also if runs failed."""
+        after = {"dependency": f"afterany:{':'.join(self.arrays)}"}
+        executor = executor_of(self.store, self.profile.of("knn"), _title(self.grid, "report"), after)
+        with contextlib.suppress(Exception):  # the runs are queued; `mimbench report` writes it as well
+            executor.submit(report, str(self.store.root.resolve()), *self.grid)

@@ -1,4 +1,4 @@
-"""A real SLURM of three nodes on this machine (slurm/cluster/cluster.sh), and what the tests on it share."""
+"""A real SLURM of three nodes on this machine (slurm/cluster/cluster.sh), and the helpers of the tests on it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ import pytest
 from commands import ROOT, mimbench
 from waiting import VARIABLE
 
-from mimbench.launch.state import look, runs_of
+from mimbench.cli.jobs import states_of
+from mimbench.launch.state import runs_of
 from mimbench.store.records import read_grid
 from mimbench.store.results import Store
 
 GRID = str(ROOT / "tests" / "short_grid.yaml")
 SCRIPT = ROOT / "slurm" / "cluster" / "cluster.sh"
-# A pre-training whose steps mostly wait, so that it lasts as long on any machine, and costs the other tests little
+# A pre-training whose steps mostly sleep: it takes as long on any machine, and leaves the cores to the other tests
 STEPS = 200
 WAITING = ("--set", "masker.type=tests.waiting.Waiting", "--set", f"schedule.steps={STEPS}")
 QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_seconds": 15, "checkpoint_seconds": 1}
 
 
 def port(second=0):
-    """The first of twenty, another for each process of the tests."""
+    """The first of twenty ports, different for each process of the tests."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     return 17840 + 50 * int(worker) + 20 * second
 
 
 def bring_up(folder, **settings):
-    """A cluster of its own: returns its environment, or skips and says why."""
+    """Start a cluster and return its environment, or skip with the reason."""
     if os.geteuid() != 0:
-        missing = "the tests marked `slurm` need root to bring a SLURM up"
+        missing = "the tests marked `slurm` need root to start a SLURM"
     else:
         environment = {**os.environ, "CLUSTER_DIR": str(folder), **{k: str(v) for k, v in settings.items()}}
         done = subprocess.run([SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode == 0:
             return {**environment, "SLURM_CONF": f"{folder}/etc/slurm.conf"}
-        missing = f"no SLURM could be brought up here: {done.stderr[-500:]}"
+        missing = f"no SLURM could be started here: {done.stderr[-500:]}"
     if os.environ.get("MIMBENCH_REQUIRE_SLURM"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -64,13 +65,13 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """The embedded data, rendered once for every results folder here."""
+    """The built-in data, rendered once for all results folders."""
     return tmp_path_factory.mktemp("rendered")
 
 
 @pytest.fixture(scope="session")
 def with_finetuning(tmp_path_factory):
-    """The grid with an evaluation that takes a while, can be interrupted, and goes on from what it has."""
+    """The grid with a longer evaluation that can be interrupted and resumed."""
     path = tmp_path_factory.mktemp("grid") / "with_finetuning.yaml"
     path.write_text(Path(GRID).read_text().replace("[knn]", "[finetune, knn]"))
     return str(path)
@@ -94,7 +95,7 @@ def write_profile(folder, **settings):
 
 
 def lasting(seconds):
-    """What a profile says for the steps of `WAITING` to take so long together."""
+    """Profile keys that make all steps of `WAITING` together take so many seconds."""
     return {"setup": [f"export {VARIABLE}={seconds / STEPS}"]}
 
 
@@ -103,7 +104,7 @@ def run_grid(results, on, *words, grid=GRID):
 
 
 def waiting_run(results, folder, seconds, **settings):
-    """A pre-training whose steps take so long together, submitted."""
+    """Submit a pre-training whose steps together take so many seconds."""
     profile = write_profile(folder, **lasting(seconds), **settings)
     assert run_grid(results, profile, "--only", "pixels", *WAITING).returncode == 0
     return next(f for f in Store(results).all_runs() if f.kind == "pretrain")
@@ -112,11 +113,11 @@ def waiting_run(results, folder, seconds, **settings):
 def states(results, name="short.smoke"):
     store = Store(results)
     names = runs_of(read_grid(store.root / "grids" / f"{name}.json"))
-    return {n: seen.state for n, seen in look(store, names)[0].items()}
+    return {name: run.state for name, run in states_of(store, names)[0].items()}
 
 
 def settle(results, seconds=600, name="short.smoke"):
-    """Until nothing runs or waits."""
+    """Wait until no run is running or queued; returns the states."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = states(results, name)
@@ -138,7 +139,7 @@ def until(what, seconds=300):
         if value:
             return value
         time.sleep(0.2)
-    raise AssertionError("waited in vain")
+    raise AssertionError(f"not true after {seconds} s")
 
 
 def runs_of_kind(results, kind):

@@ -1,4 +1,4 @@
-"""A results folder with known numbers, for the tests of the report. Written as a run would write it."""
+"""A results folder with known numbers, for the tests of the report. Written as runs write it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mimbench.store.files import fingerprint, write_atomically, write_json
+from mimbench.store.files import fingerprint, write_atomically
+from mimbench.store.records import GRID_FORMAT, write_record
 from mimbench.store.results import RunFolder, Store, run_name
 
 FINETUNE = {"name": "finetune", "version": 1, "settings": {"epochs": 20, "rates": [0.001, 0.002, 0.004]}}
 KNN = {"name": "knn", "version": 1, "settings": {"k": 10}}
 FACTS = {"git": {"sha": "0123456789abcdef", "dirty": False}, "versions": {"torch": "2.13.0", "timm": "1.0.31"},
-         "host": "node1", "cpu": "a processor", "threads": 1}  # fmt: skip
+         "host": "node1", "world": 1, "cpu": "a processor", "threads": 1}  # fmt: skip
 NOTE = "The data was made so that pre-training helps: this shows that the **bench** works, not that `BEiT` does."
 
 
@@ -27,7 +28,7 @@ def column(base: dict[str, Any], label: str, metric: str = "accuracy", unit: str
 
 
 def planned(store: Store, kind: str, *key: Any) -> RunFolder:
-    """A run of which only the spec is there."""
+    """A run that has only its spec."""
     spec = {"kind": kind, "key": list(key)}
     run = store.run(run_name(spec))
     run.create(spec)
@@ -35,8 +36,8 @@ def planned(store: Store, kind: str, *key: Any) -> RunFolder:
 
 
 def finish(run: RunFolder, result: dict[str, Any], seconds: float = 10.0, images: int = 100, **facts: Any) -> RunFolder:
-    write_json(run.path / "attempts" / "20260102T030405.000000001-node1-7.json", {**FACTS, **facts})
-    cost = {"seconds": seconds, "images": images, "peak_memory_bytes": 2**28, "device": "cpu", "host": "node1",
+    write_record(run.path / "attempts" / "20260102T030405.000000001-node1-7.json", {**FACTS, **facts})
+    cost = {"seconds": seconds, "images": images, "peak_memory_bytes": 2**28, "device": "cpu", "host": "node1", "world": 1,
             "energy_joules": None}  # fmt: skip
     run.finish({"kind": run.kind, "version": 1, "flags": [], "values": {}, **result}, cost)
     return run
@@ -49,22 +50,23 @@ def evaluation(base: dict[str, Any], value: float, metric: str = "accuracy", **m
 
 def write_grid(store: Store, rows: list[dict[str, Any]], columns: list[dict[str, Any]], seeds: list[int],
                primary: dict[str, str] | None = None, /, **more: Any) -> None:  # fmt: skip
-    grid = {"name": "demo", "scale": "tiny", "title": "A small demonstration", "note": NOTE,
-            "config": "configs/demo.yaml", "base": rows[0]["name"], "primary": primary, "seeds": seeds,
-            "columns": columns, "rows": rows, **more}  # fmt: skip
-    write_json(store.grid_path("demo", "tiny"), grid)
+    base = rows[0]
+    full = [{"label": row["name"], "description": "", "paper": None, "reference": base["name"], **row} for row in rows]
+    grid = {"format": GRID_FORMAT, "name": "demo", "scale": "tiny", "title": "A small demonstration", "note": NOTE,
+            "config": "configs/demo.yaml", "base": base["name"], "base_label": full[0]["label"], "primary": primary,
+            "seeds": seeds, "columns": columns, "rows": full, **more}  # fmt: skip
+    write_record(store.grid_path("demo", "tiny"), grid)
 
 
 def simple(store: Store, numbers: dict[str, list[float]], primary: dict[str, str] | None = None, **more: Any) -> Store:
-    """Rows with fine-tuning accuracies, a seed a number."""
+    """Rows with fine-tuning accuracies, one per seed."""
     rows = []
     for name, values in numbers.items():
         runs = {}
         for seed, value in enumerate(values):
             run = finish(planned(store, "finetune", name, seed), evaluation(FINETUNE, value))
             runs[str(seed)] = {"finetune": run.name}
-        rows.append({"name": name, "label": name.upper(), "description": f"the row {name}", "paper": None,
-                     "runs": runs})  # fmt: skip
+        rows.append({"name": name, "label": name.upper(), "description": f"the row {name}", "runs": runs})
     seeds = list(range(max(map(len, numbers.values()))))
     write_grid(store, rows, [column(FINETUNE, "Fine-tune")], seeds, primary, **more)
     return store
@@ -118,9 +120,9 @@ def rich(store: Store, seeds: int = 3) -> Store:
 
 def _tokenizer(store: Store, seed: int) -> RunFolder:
     run = planned(store, "tokenizer", seed)
-    values = {"fit": seed != 1, "why": "" if seed != 1 else "perplexity 3.1 of 64 codes"}
+    flags = ["not usable as a tokenizer: perplexity 3.1 of 64 codes"] if seed == 1 else []
     if not run.done():
-        finish(run, {"metrics": {"perplexity": 40.0, "mse": 0.01, "patch_mean_mse": 0.03}, "values": values})
+        finish(run, {"metrics": {"perplexity": 40.0}, "flags": flags, "weights_sha256": f"tokenizer {seed}"})
     return run
 
 
@@ -128,7 +130,9 @@ def _pretrain(store: Store, name: str, seed: int, draw: random.Random) -> RunFol
     run = planned(store, "pretrain", name, seed)
     lines = [f"{step},{4.0 * (1 + step / 300) ** -0.5 + draw.gauss(0, 0.05):.4f},0.001" for step in range(0, 2000, 5)]
     write_atomically(run.path / "curve.csv", "step,loss,lr\n" + "\n".join(lines) + "\n")
-    return finish(run, {"metrics": {"loss": 1.5}}, seconds=draw.uniform(80, 120), images=120_000)
+    return finish(
+        run, {"metrics": {"loss": 1.5}, "weights_sha256": name}, seconds=draw.uniform(80, 120), images=120_000
+    )
 
 
 def _leave_unfinished(run: RunFolder, kind: str) -> None:

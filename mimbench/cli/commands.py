@@ -1,19 +1,20 @@
-"""The command line: one short function a subcommand. Heavy imports stay inside, so that --help is quick."""
+"""The command line: one short function per subcommand. Heavy imports stay inside, so that --help is quick."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mimbench.cli.dispatch import Tables, check_place, finish, print_scripts, run_here, send, where
+from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
 from mimbench.cli.parser import make_parser
-from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError, unknown
-from mimbench.importing import importing
+from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
+from mimbench.kinds import PROTOCOLS
+from mimbench.runtime import quick_imports
 from mimbench.store.results import Store
 
 if TYPE_CHECKING:
@@ -21,22 +22,19 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = make_parser().parse_args(given)
-    options.given = given
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser().parse_args(argv)
+    options.argv = argv
     sys.path.append(os.getcwd())  # for parts named by a dotted path beside the config
     try:
         return COMMANDS[options.command](options)
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         print(f"mimbench: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except RunFailed as error:
-        print(f"mimbench: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
     except KeyboardInterrupt:
         print("mimbench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except OSError as error:
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
-    with importing():
+    with quick_imports():
         from mimbench.config.grid import load_grid
         from mimbench.plan.graph import make_plan
         from mimbench.report.published import lookup
@@ -59,32 +57,43 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
     return make_plan(grid, on_gpus=on_gpus)
 
 
-def run_grid(options: argparse.Namespace) -> int:
-    count, profile = where(options.on)
-    plan = _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
-    options.tensorboard |= plan.grid.tensorboard
-    check_place(options)
-    store = Store(options.results)
-    grid = (plan.grid.name, plan.grid.scale)
-    if options.dry_run:
-        code = _print_plan(plan, store)
-        return print_scripts(plan.runs, grid, store, profile, options) if profile else code
-    from mimbench.launch import local as launch
+def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False) -> dict[str, Any]:
+    """Those given on the command line; the rest is the profile's or the machine's default."""
+    keys = ("workers", "micro_batch", "checkpoint_seconds", "activation_checkpointing", "tensorboard")
+    given = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    if tensorboard:
+        given["tensorboard"] = True
+    if "tensorboard" in given and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("tensorboard: requested but not installed; pip install 'mimbench[tensorboard]'.")
+    return given
 
+
+def run_grid(options: argparse.Namespace) -> int:
+    processes, profile = parse_target(options.on)
+    plan = _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
+    store, grid = Store(options.results), (plan.grid.name, plan.grid.scale)
+    dispatch = Dispatch(store, grid, _runtime_settings(options, tensorboard=plan.grid.tensorboard), options.argv)
     if profile:
         from mimbench.slurm.submit import check
 
-        check(plan.runs, profile)  # before a folder is made
-    launch.prepare(plan, store)
+        check(plan.runs, profile)  # before any folder is made
+    if options.dry_run:
+        code = _print_plan(plan, store)
+        return dispatch.print_scripts(plan.runs, profile) if profile else code
+    from mimbench.launch.local import Outcome
+    from mimbench.plan.graph import wanted
+    from mimbench.plan.record import prepare, write_grid_record
+
+    prepare(plan, store)
     if profile:
-        return send(plan.runs, grid, store, profile, options)
-    left = launch.wanted(plan.runs, store)
-    if not left:
-        print(f"All {len(plan.runs)} runs are done already; nothing to compute.", file=sys.stderr)
-        return finish(grid, store, launch.Outcome(), options)
-    outcome = run_here(plan.runs, store, count, options, on_progress=Tables(plan, store))
-    launch.merge_record(plan, store)  # another call may have written its rows meanwhile
-    return finish(grid, store, outcome, options)
+        return dispatch.submit(plan.runs, profile)
+    outcome = Outcome()
+    if wanted(plan.runs, store):
+        outcome = dispatch.here(plan.runs, processes, seed_reports(plan, store))
+        write_grid_record(plan, store)  # another call may have written its rows meanwhile
+    else:
+        print(f"All {len(plan.runs)} runs are done; nothing to compute.", file=sys.stderr)
+    return dispatch.finish(outcome, suggest_seeds=True)
 
 
 def show_plan(options: argparse.Namespace) -> int:
@@ -93,60 +102,36 @@ def show_plan(options: argparse.Namespace) -> int:
 
 def _print_plan(plan: Plan, store: Store) -> int:
     from mimbench.launch.local import process_count
-    from mimbench.plan.graph import disk_bytes, estimate
+    from mimbench.plan.estimate import disk_bytes, estimate
 
-    rows = estimate(plan, store)
-    grid = plan.grid
-    size = f"{len(grid.chosen)} rows x {len(grid.seeds)} seeds"
-    print(f"{grid.name} at scale {grid.scale}: {size}; {plan.precision} where the precision is auto")
-    if grid.left_out:
-        print(f"left out at this scale unless --only names it: {', '.join(grid.left_out)}")
-    print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'left, min of one process':>27}")
-    for row in rows:
-        basis = "measured" if row.measured else "estimated"
-        left = f"{row.seconds / 60:.1f} ({basis})" if row.runs > row.done else "-"
-        print(f"{row.kind:14}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>27}")
-    count = process_count(None)
-    total = sum(r.seconds for r in rows)
+    rows, grid = estimate(plan, store), plan.grid
     print(
-        f"{'all':14}{len(plan.runs):>6}{sum(r.shared for r in rows):>8}{sum(r.done for r in rows):>6}{total / 60:>16.1f}"
+        f"{grid.name} at scale {grid.scale}: {len(grid.chosen)} rows x {len(grid.seeds)} seeds; precision auto = {plan.precision}"
     )
+    print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'process minutes left':>23}")
+    for row in rows:
+        left = f"{row.seconds / 60:.1f} ({'measured' if row.measured else 'estimated'})" if row.runs > row.done else "-"
+        print(f"{row.kind:14}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>23}")
+    total, processes = sum(row.seconds for row in rows), process_count(None)
+    shared, done = sum(row.shared for row in rows), sum(row.done for row in rows)
+    print(f"{'all':14}{len(plan.runs):>6}{shared:>8}{done:>6}{total / 60:>12.1f}")
     print(
-        f"about {total / count / 60:.0f} min with {count} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights"
+        f"about {total / processes / 60:.0f} min with {processes} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights"
     )
     return EXIT_OK
 
 
 def write_reports(options: argparse.Namespace) -> int:
-    from mimbench.report.build import build_report
-    from mimbench.report.terminal import print_table
+    from mimbench.cli.jobs import grids
 
     store, code = Store(options.results), EXIT_OK
-    for name, scale in _grids(store, options.grid, options.scale):
+    for name, scale in grids(store, options.grid, options.scale):
         try:
-            folder = build_report(store, name, scale)
-            print_table(store, name, scale)
-            print(f"Report: {folder / 'index.html'}")
-        except UserError as error:  # one grid that is refused hides no other
+            show_report(store, name, scale)
+        except UserError as error:  # a grid that is refused hides no other
             print(f"mimbench: {error}", file=sys.stderr)
             code = EXIT_USAGE
     return code
-
-
-def _grids(store: Store, name: str | None, scale: str | None) -> list[tuple[str, str]]:
-    """(name, scale) of the records there are, as their files are named: <name>.<scale>.json."""
-    everything: list[tuple[str, str]] = []
-    for path, _ in store.grids():
-        grid, _, grid_scale = path.stem.rpartition(".")
-        everything.append((grid, grid_scale))
-    if not everything:
-        raise UserError(f"{store.root}: no grid was run there yet.")
-    found = [(n, s) for n, s in everything if (not name or n == name) and (not scale or s == scale)]
-    if not found:
-        raise unknown(
-            str(store.root), "grid", ".".join(w for w in (name, scale) if w), [f"{n}.{s}" for n, s in everything]
-        )
-    return found
 
 
 def show_status(options: argparse.Namespace) -> int:
@@ -155,9 +140,9 @@ def show_status(options: argparse.Namespace) -> int:
 
     store = Store(options.results)
     if options.watch:
-        status.watch(lambda: status.status(store, options.grid))
+        status.watch(store, options.grid)
     else:
-        _print_all(status.status(store, options.grid).lines)
+        _print_all(status.status(store, options.grid)[0])
     return EXIT_OK
 
 
@@ -193,45 +178,41 @@ def cancel_jobs(options: argparse.Namespace) -> int:
 
 
 def retry_runs(options: argparse.Namespace) -> int:
-    """Needs no grid file: what the runs compute, and of whom they descend, stands in their folders."""
-    from mimbench.cli.jobs import profile_of, records, to_retry
-    from mimbench.launch.state import look
+    """Needs no grid file: what the runs compute, and their parents, stand in their folders."""
+    from mimbench.cli.jobs import grids, profile_of, states_of, to_retry
+    from mimbench.launch.state import runs_of
+    from mimbench.plan.graph import from_folders
+    from mimbench.store.records import read_grid
 
-    count, profile = where(options.on or "local")
-    check_place(options)
-    store, worst = Store(options.results), EXIT_OK
-    for name, scale, names in records(store, options.grid):
-        seen, warning = look(store, names)
+    processes, profile = parse_target(options.on or "local")
+    settings, store, worst = _runtime_settings(options), Store(options.results), EXIT_OK
+    for name, scale in grids(store, options.grid):
+        states, warning = states_of(store, runs_of(read_grid(store.grid_path(name, scale))))
         if warning and profile:
             raise UserError(warning)
-        chosen = to_retry(seen, options.failed)
-        if options.on is None and (sent := profile_of(seen, chosen)):
-            raise UserError(
-                f"{name} was submitted: say --on slurm:{sent}, or --on local to carry it out on this machine."
-            )
-        print(f"{name} at scale {scale}: {len(chosen)} runs to try again", file=sys.stderr)
+        chosen = to_retry(states, failed_only=options.failed)
+        if options.on is None and (sent := profile_of(chosen)):
+            raise UserError(f"{name} was submitted: give --on slurm:{sent}, or --on local to run it on this machine.")
+        print(f"{name} at scale {scale}: {len(chosen)} runs to retry", file=sys.stderr)
         if not chosen:
             continue
-        from mimbench.launch import local as launch
-
-        runs = launch.from_folders(chosen, store)
+        runs = from_folders((run.name for run in chosen), store)
+        dispatch = Dispatch(store, (name, scale), settings, options.argv)
         if profile:
-            worst = max(worst, send(runs, (name, scale), store, profile, options))
-        else:
-            outcome = run_here(runs, store, count, options, on_progress=lambda: None)
-            worst = max(worst, finish((name, scale), store, outcome, options))
-            if outcome.interrupted:
-                return EXIT_INTERRUPTED
+            worst = max(worst, dispatch.submit(runs, profile))
+            continue
+        outcome = dispatch.here(runs, processes)
+        worst = max(worst, dispatch.finish(outcome))
+        if outcome.interrupted:
+            return EXIT_INTERRUPTED
     return worst
 
 
 def examine(options: argparse.Namespace) -> int:
-    from mimbench.slurm import doctor
+    from mimbench.cli.doctor import report
 
-    _, profile = where(options.on)
-    store = Store(options.results)
-    lines = doctor.machine_lines(store)
-    _print_all(doctor.verdict(itertools.chain(lines, doctor.cluster_lines(store, profile)) if profile else lines))
+    _, profile = parse_target(options.on)
+    _print_all(report(Store(options.results), profile))
     return EXIT_OK
 
 
@@ -239,7 +220,7 @@ def list_parts(options: argparse.Namespace) -> int:
     if options.kind == "protocols":
         from mimbench import protocols
 
-        for name in protocols.NAMES:
+        for name in PROTOCOLS:
             raw = protocols.read(name)
             print(f"{name} version {raw['version']}: {raw['summary']} (scales: {', '.join(raw['scales'])})")
         return EXIT_OK

@@ -1,14 +1,17 @@
-"""What a person sees while runs go on: a live display on a terminal, plain lines elsewhere. All on stderr."""
+"""Progress on stderr while runs are running: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mimbench.plan.graph import Planned
+from mimbench.report.format import duration
 from mimbench.store.results import read_progress
+
+if TYPE_CHECKING:
+    from mimbench.plan.graph import Planned
 
 
 class Lines:
@@ -25,17 +28,17 @@ class Lines:
         self._say(f"{outcome:7} {run.name} (seed {run.spec['seed']}) {seconds:.0f} s   [{self.done}/{self.total}]")
 
     def tick(self, running: dict[str, Path]) -> None:
-        """Lines say nothing in between."""
+        """No line in between."""
 
     def close(self) -> None:
-        """Nothing to take down."""
+        """Nothing to close."""
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.begun:6.0f} s] {text}", file=sys.stderr, flush=True)
 
 
 class Live(Lines):
-    """The same lines, and below them a bar for every run under way, with its rate and what is left."""
+    """The same lines, and below them a bar per running run, with its rate and the time left."""
 
     REDRAW_SECONDS = 0.5
 
@@ -63,10 +66,9 @@ class Live(Lines):
         for name, work in running.items():
             if name not in self.tasks:
                 self.tasks[name] = self.progress.add_task(name, total=None, detail="")
-            state = read_progress(work)
-            if state:
+            if now := read_progress(work):
                 self.progress.update(
-                    self.tasks[name], total=state["steps"], completed=state["step"], detail=_detail(state)
+                    self.tasks[name], total=now["steps"], completed=now["step"], detail=progress_words(now)
                 )
 
     def close(self) -> None:
@@ -76,10 +78,15 @@ class Live(Lines):
         self.progress.console.print(f"[{time.monotonic() - self.begun:6.0f} s] {text}", markup=False, highlight=False)
 
 
-def _detail(state: dict[str, Any]) -> str:
-    rate = state["steps_per_second"]
-    left = f", {(state['steps'] - state['step']) / rate:.0f} s left" if rate else ""
-    return f"{state['step']}/{state['steps']} steps, {rate:.1f}/s{left}"
+def progress_words(progress: dict[str, Any]) -> str:
+    """`12/500 steps, 3.2/s, 45 s left, 9.8 GiB of GPU memory`."""
+    step, steps, rate = progress["step"], progress["steps"], progress["steps_per_second"]
+    words = [f"{step}/{steps} steps", f"{rate:.1f}/s"]
+    if rate:
+        words.append(f"{duration((steps - step) / rate)} left")
+    if memory := progress.get("gpu_memory_bytes"):
+        words.append(f"{memory / 2**30:.1f} GiB of GPU memory")
+    return ", ".join(words)
 
 
 def make(total: int, done: int) -> Lines:

@@ -1,87 +1,92 @@
-"""`mimbench status` and `mimbench why`: how far the runs of every grid are, in words."""
+"""`mimbench status` and `mimbench why`: the states of the runs of every grid, in words."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from mimbench.cli.display import progress_words
+from mimbench.cli.jobs import states_of, where
 from mimbench.errors import UserError
-from mimbench.launch.state import STATES, TAIL, Seen, log_tail, look, runs_of, seconds_of
-from mimbench.report.format import duration
+from mimbench.kinds import in_order
+from mimbench.launch.logs import last_lines, log_files
+from mimbench.launch.state import STATES, RunState, runs_of
+from mimbench.report.format import count, duration
+from mimbench.store.files import read_json
 from mimbench.store.results import RunFolder, Store
 
 LETTERS = {"running": "r", "queued": "q", "failed": "f", "blocked": "b", "stopped": "s"}
-MANY = 12  # lines of one sort before the rest is counted
+MANY = 12  # lines per state; the rest is counted
+LOG_LINES = 15
 WATCH_SECONDS = 5.0
+REASONS = {  # of SLURM for a job that waits
+    "Dependency": "waiting for its parents",
+    "Resources": "waiting for free resources",
+    "Priority": "waiting for jobs of higher priority",
+    "JobArrayTaskLimit": "waiting: the profile's max_parallel is reached",
+    "BeginTime": "requeued, starts again shortly",
+    "JobHeldUser": "held by its user",
+}
 
 
-@dataclass(frozen=True)
-class Status:
-    """How grids stand now."""
+def status(store: Store, grid: str | None = None) -> tuple[list[str], bool]:
+    """Per grid a table of rows and kinds, its cost so far, then what is running, queued or failed, and why.
 
-    lines: tuple[str, ...]
-    moving: bool  # something runs or waits
-
-
-def status(store: Store, grid: str | None = None) -> Status:
-    """For each grid a table of rows and kinds, its cost so far, then what runs, waits and failed, and why."""
-    lines, moving = [], False
+    Returns the lines, and whether a run is running or queued.
+    """
+    lines: list[str] = []
+    moving = False
     for _, record in store.grids(grid):
         if isinstance(record, UserError):
             lines.append(str(record))
             continue
-        seen, warning = look(store, runs_of(record))
-        lines += _grid_lines(record, seen, warning)
-        moving = moving or any(one.state in ("running", "queued") for one in seen.values())
-    if not lines:
-        named = f"grid {grid}" if grid else "grid"
-        lines = [
-            f"{store.root}: no {named} was run there yet." if store.root.is_dir() else f"{store.root}: no such folder."
-        ]
+        states, warning = states_of(store, runs_of(record))
+        lines += _grid_lines(record, states, warning)
+        moving |= any(run.state in ("running", "queued") for run in states.values())
+    if not store.root.is_dir():
+        lines = [f"{store.root}: no such folder."]
+    elif not lines:
+        lines = [f"{store.root}: no {f'grid {grid}' if grid else 'grid'} was run there yet."]
     elif not os.access(store.root, os.W_OK):
-        lines.insert(0, f"{store.root}: cannot be written now; what runs there cannot note how far it is.")
-    return Status(tuple(lines), moving)
+        lines.insert(0, f"{store.root}: cannot be written now; running runs cannot save their progress.")
+    return lines, moving
 
 
-def _grid_lines(record: dict[str, Any], seen: dict[str, Seen], warning: str) -> Iterator[str]:
+def _grid_lines(record: dict[str, Any], states: dict[str, RunState], warning: str) -> Iterator[str]:
     seeds = ", ".join(map(str, record["seeds"]))
     yield f"{record['name']} at scale {record['scale']}: {len(record['rows'])} rows, seeds {seeds}"
     if warning:
         yield f"  {warning}"
-    yield from _table(record, seen)
-    counts = Counter(one.state for one in seen.values())
-    spent = sum(seconds_of(one.folder) for one in seen.values())
-    parts = ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])
-    yield f"  {len(seen)} runs: {parts}; {duration(spent)} of process time so far"
+    yield from _table(record, states)
+    counts = Counter(run.state for run in states.values())
+    spent = sum(_seconds(run.folder) for run in states.values())
+    parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    yield f"  {len(states)} runs: {parts}; {duration(spent)} of process time so far"
     for state in ("running", "queued", "stopped", "failed", "blocked"):
-        yield from _listed(state, [one for one in seen.values() if one.state == state])
+        yield from _listed(state, [run for run in states.values() if run.state == state])
 
 
-def _table(record: dict[str, Any], seen: dict[str, Seen]) -> Iterator[str]:
-    kinds = list(dict.fromkeys(kind for row in record["rows"] for runs in row["runs"].values() for kind in runs))
-    kinds.sort(key=lambda kind: ("tokenizer", "pretrain").index(kind) if kind in ("tokenizer", "pretrain") else 2)
-    cells = {}
+def _table(record: dict[str, Any], states: dict[str, RunState]) -> Iterator[str]:
+    kinds = in_order({kind for row in record["rows"] for runs in row["runs"].values() for kind in runs})
+    cells = [[""], *([kind] for kind in kinds)]  # by column
     for row in record["rows"]:
-        for kind in kinds:
-            names = [runs[kind] for runs in row["runs"].values() if kind in runs]
-            cells[row["name"], kind] = _cell([seen[n].state for n in names])
-    rows = [row["name"] for row in record["rows"]]
-    widths = {kind: max([len(kind), *(len(cells[row, kind]) for row in rows)]) + 2 for kind in kinds}
-    first = max(map(len, rows), default=0)
-    yield f"  {'':{first}}" + "".join(f"{kind:>{widths[kind]}}" for kind in kinds)
-    for row in rows:
-        yield f"  {row:{first}}" + "".join(f"{cells[row, kind]:>{widths[kind]}}" for kind in kinds)
-    if any(letter in cell for cell in cells.values() for letter in LETTERS.values()):
+        cells[0].append(row["name"])
+        for column, kind in zip(cells[1:], kinds, strict=True):
+            column.append(_cell([states[runs[kind]].state for runs in row["runs"].values() if kind in runs]))
+    first, *widths = (max(map(len, column)) for column in cells)
+    for name, *rest in zip(*cells, strict=True):
+        yield f"  {name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(rest, widths, strict=True))
+    if any(run.state in LETTERS for run in states.values()):
         yield "  " + ", ".join(f"{letter} {state}" for state, letter in LETTERS.items())
 
 
 def _cell(states: list[str]) -> str:
-    """`2/3 1r`: done of all, then what the others are at."""
+    """`2/3 1r`: done of all, then the states of the others."""
     if not states:
         return "-"
     counts = Counter(states)
@@ -89,63 +94,82 @@ def _cell(states: list[str]) -> str:
     return f"{counts['done']}/{len(states)}{rest}"
 
 
-def _listed(state: str, some: list[Seen]) -> Iterator[str]:
-    """One line a run; what waits or is blocked is counted by its reason."""
+def _listed(state: str, runs: list[RunState]) -> Iterator[str]:
+    """One line per run; queued and blocked runs are counted by reason."""
     if state in ("queued", "blocked"):
-        reasons = Counter(one.detail.partition(": ")[2] or one.detail for one in some)
-        for reason, count in reasons.most_common(MANY):
-            yield f"  {state}: {count} {'run' if count == 1 else 'runs'}: {reason}"
+        reasons = Counter(_reason(run) for run in runs)
+        for reason, number in reasons.most_common(MANY):
+            yield f"  {state}: {count(number, 'run')}: {reason}"
         return
-    for one in some[:MANY]:
-        yield f"  {state}: {one.name}" + (
-            f" {one.detail}" if state == "running" else f": {one.detail}" if one.detail else ""
-        )
-    if len(some) > MANY:
-        yield f"  {state}: {len(some) - MANY} more"
+    for run in runs[:MANY]:
+        yield f"  {state}: {run.name}" + (f": {_reason(run)}" if _reason(run) else "")
+    if len(runs) > MANY:
+        yield f"  {state}: {len(runs) - MANY} more"
 
 
-def watch(look_again: Callable[[], Status]) -> None:
-    """Again and again, until nothing runs or waits; on a terminal in place."""
-    if sys.stdout.isatty():
-        from rich.live import Live
-        from rich.text import Text
+def _reason(run: RunState) -> str:
+    if run.state == "queued":
+        return REASONS.get(run.reason, run.reason)
+    if run.state == "blocked":
+        return f"by {run.blocked_by}"
+    if run.state == "running":
+        return ", ".join([where(run), *([progress_words(run.progress)] if run.progress else [])])
+    return run.reason
 
-        with Live(screen=False, auto_refresh=False) as live:
-            while (now := look_again()).moving:
-                live.update(Text("\n".join(now.lines)), refresh=True)
-                time.sleep(WATCH_SECONDS)
-            live.update(Text("\n".join(now.lines)), refresh=True)
-            return
-    while True:
-        now = look_again()
-        print("\n".join([time.strftime("%H:%M:%S"), *now.lines]), flush=True)
-        if not now.moving:
-            return
-        time.sleep(WATCH_SECONDS)
+
+def _seconds(folder: RunFolder) -> float:
+    """Process-seconds that a run has cost so far."""
+    try:
+        if cost := folder.cost():
+            return float(cost["seconds"] * cost["world"])
+        return float(read_json(folder.work / "elapsed.json")["seconds"] * folder.last_attempt().get("world", 1))
+    except UserError:
+        return 0.0
+
+
+def watch(store: Store, grid: str | None) -> None:
+    """Refresh until all runs have finished; in place on a terminal."""
+    show: Callable[[list[str]], None] = lambda lines: print(time.strftime("%H:%M:%S"), *lines, sep="\n", flush=True)
+    with contextlib.ExitStack() as screen:
+        if sys.stdout.isatty():
+            from rich.live import Live
+            from rich.text import Text
+
+            live = screen.enter_context(Live(auto_refresh=False))
+            show = lambda lines: live.update(Text("\n".join(lines)), refresh=True)
+        while True:
+            lines, moving = status(store, grid)
+            show(lines)
+            if not moving:
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 def why_lines(store: Store, folder: RunFolder) -> Iterator[str]:
-    """What a run waits for, where it is, or why it failed, with the last lines of its log."""
-    names = [*_ancestors(store, folder.name), folder.name]
-    seen, warning = look(store, names)
+    """What a run waits for, where it runs, or why it failed, with the end of its log."""
+    states, warning = states_of(store, [*_ancestors(store, folder.name), folder.name])
     if warning:
         yield warning
-    one = seen[folder.name]
-    yield f"{folder.name}: {one.state}" + (f" {one.detail}" if one.detail else "")
+    run = states[folder.name]
+    yield _line(run)
     parents = folder.spec().get("parents", {})
-    if one.state in ("queued", "planned", "stopped"):
-        for role, parent in parents.items():
-            if seen[parent].state != "done":
-                yield f"  waits for its {role}: {parent}: {seen[parent].state} {seen[parent].detail}".rstrip()
-        if one.state in ("planned", "stopped") and all(seen[p].state == "done" for p in parents.values()):
-            yield "  nothing is in its way: run its grid again"
-    shown = one
-    if one.state == "blocked":
-        shown = seen[one.detail.removeprefix("by ")]
-        yield f"  {shown.name}: {shown.state} {shown.detail}"
-    if shown.state == "failed":
-        yield "  the last lines of its log:"
-        yield from (f"    {line}" for line in log_tail(shown.folder, shown.job, TAIL))
+    missing = {role: name for role, name in parents.items() if states[name].state != "done"}
+    if run.state in ("queued", "planned", "stopped"):
+        for role, name in missing.items():
+            yield f"  waiting for its {role}: {_line(states[name])}"
+        if run.state != "queued" and not missing:
+            yield "  ready to run: run its grid again"
+    if run.blocked_by:
+        run = states[run.blocked_by]
+        yield f"  {_line(run)}"
+    if run.state == "failed":
+        yield "  the end of its log:"
+        yield from (f"    {line}" for line in last_lines(log_files(run.folder, run.job), LOG_LINES))
+
+
+def _line(run: RunState) -> str:
+    words = [run.name, run.state, f"job {run.job}" if run.state == "queued" else "", _reason(run)]
+    return ": ".join(word for word in words if word)
 
 
 def _ancestors(store: Store, name: str) -> list[str]:

@@ -1,10 +1,11 @@
-"""YAML files, and mappings merged in order that remember which file said what."""
+"""YAML files, and mappings merged in order, with the source of each value."""
 
 from __future__ import annotations
 
 import copy
 import importlib.resources
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,16 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if isinstance(key, str | int | float | bool) and key in seen:
+        key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else key_node
+        if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' is written twice", key_node.start_mark
+                problem=f"the key '{key}' is written twice", problem_mark=key_node.start_mark
             )
-        seen.add(str(key) if not isinstance(key, str | int | float | bool) else key)
-    return dict(loader.construct_mapping(node, deep=True))
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    number = loader.construct_yaml_int(node)
-    str(number)  # Python refuses to read and to print more than 4300 digits, but reads any number of hexadecimal ones
-    return number
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -50,7 +42,7 @@ def parse(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        # PyYAML's own for 2020-13-45, `!!bool perhaps`, `!!int ""`, `!!timestamp x` and a thousand brackets
+        # what PyYAML raises for 2020-13-45, `!!bool perhaps`, `!!int ""` and a thousand brackets
         raise yaml.YAMLError(str(error)) from error
 
 
@@ -67,71 +59,91 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def packaged(folder: str = "") -> Path:
-    """The configs that travel with the package (and are the checkout's own where it is installed editable)."""
+    """The configs of the installed package; of the checkout where it is installed editable."""
     installed = Path(str(importlib.resources.files("mimbench"))) / "configs"
     root = installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
     return root / folder
 
 
-def find(name: str, folder: str = "", beside: Path | None = None, place: str | None = None) -> Path:
-    """A config by path, or by name: beside the file that names it, or among those that ship. An error is one at `place`."""
+def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
+    """A config by path, or by name: beside the file that names it, or among those that ship."""
     candidates = [Path(name)] if beside is None else [beside.parent / name, beside.parent / folder / name]
     for root in (*candidates, packaged(folder) / name, packaged() / name):
         for path in (root, root.parent / f"{root.name}.yaml"):
             try:
                 if path.is_file():
                     return path
-            except (OSError, ValueError):  # too long for a file name, or no name at all
+            except (OSError, ValueError):  # not a file name
                 continue
     shipped = [p.stem for p in packaged(folder).glob("*.yaml")]
-    raise unknown(
-        place or f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped
-    )
+    raise unknown(f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped)
+
+
+def put(target: dict[str, Any], dotted: str, value: Any, place: str, allowed: Iterable[str]) -> None:
+    """Set `a.b.c` in nested mappings; `a` is one of the allowed keys."""
+    *parents, last = dotted.split(".")
+    if dotted.partition(".")[0] not in allowed:
+        raise unknown(place, "key", dotted, allowed)
+    for key in parents:
+        inner = target.setdefault(key, {})
+        if isinstance(inner, str):  # `tokenizer: dvae`, written short
+            inner = target[key] = {"type": inner}
+        if not isinstance(inner, dict):
+            raise UserError(f"{place}: '{dotted}': '{key}' is not a mapping.")
+        target = inner
+    target[last] = value
 
 
 class Layers:
-    """Mappings merged in order; `sources` tells for each dotted path which file set it last."""
+    """Mappings merged in order; `sources` holds for each dotted path which file set it last."""
 
     def __init__(self) -> None:
         self.value: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self._sizes: dict[str, dict[str, dict[str, Any]]] = {}
+        self._sizes_source = ""
 
     def add(self, layer: dict[str, Any], source: str) -> None:
+        layer = {k: {"type": v} if k in PART_KINDS and isinstance(v, str) else v for k, v in layer.items()}
+        for kind in PART_KINDS:
+            part = layer.get(kind)
+            if isinstance(part, dict) and part.get("type", self._type(kind)) != self._type(kind):
+                self.value[kind] = {"type": part["type"]}  # another type takes none of the former type's arguments
+                self._size(kind)
         self._merge(self.value, layer, "", source)
+
+    def size_parts(self, sizes: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
+        """Give every part the sizes of its type: those there are, and those of types that later layers choose."""
+        self._sizes, self._sizes_source = sizes, source
+        for kind in PART_KINDS:
+            self._size(kind)
+
+    def _size(self, kind: str) -> None:
+        name = self._type(kind)
+        if isinstance(name, str) and name in self._sizes.get(kind, {}):
+            self._merge(self.value, {kind: self._sizes[kind][name]}, "", self._sizes_source)
+
+    def _type(self, kind: str) -> Any:
+        part = self.value.get(kind)
+        return part.get("type") if isinstance(part, dict) else None
 
     def _merge(self, target: dict[str, Any], layer: dict[str, Any], prefix: str, source: str) -> None:
         for key, value in layer.items():
-            path = f"{prefix}{key}"
-            old = target.get(key)
-            if isinstance(value, str) and prefix == "" and key in PART_KINDS:
-                value = {"type": value}
-            # another type takes none of the former type's arguments
-            retyped = (
-                isinstance(value, dict)
-                and isinstance(old, dict)
-                and value.get("type", old.get("type")) != old.get("type")
-            )
-            if isinstance(value, dict) and isinstance(old, dict) and not (retyped and key in PART_KINDS):
-                self._merge(old, value, f"{path}.", source)
+            path, old = f"{prefix}{key}", target.get(key)
+            self.sources[path] = source
+            if isinstance(value, dict):
+                inner = target[key] = old if isinstance(old, dict) else {}
+                self._merge(inner, value, f"{path}.", source)
             else:
                 target[key] = copy.deepcopy(value)
-                self._note(path, value, source)
-
-    def _note(self, path: str, value: Any, source: str) -> None:
-        self.sources[path] = source
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                self._note(f"{path}.{key}", inner, source)
 
     def located(self, error: UserError) -> UserError:
-        """Put the file before an error that only knows its path, written `@path: what is wrong`."""
+        """Name the file in an error that only knows the path, written `@path: what is wrong`."""
         text = str(error)
         if not text.startswith("@"):
             return error
         path, _, rest = text[1:].partition(":")
         parts = path.split(".")
-        for length in range(len(parts), 0, -1):
-            source = self.sources.get(".".join(parts[:length]))
-            if source:
-                return UserError(f"{source}{path}:{rest}")
-        return UserError(f"{path}:{rest}")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        source = next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), "")
+        return UserError(f"{source}{path}:{rest}")

@@ -1,90 +1,116 @@
-"""What a recipe, a row and a grid are: checked dataclasses, every value coerced and every default written out."""
+"""The dataclasses of a recipe, a row and a grid, with the range of every field; defaults are written out."""
 
 from __future__ import annotations
 
 import dataclasses
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from mimbench import registry
-from mimbench.config.coerce import coerce
-from mimbench.errors import UserError, unknown
+from mimbench.config import parts
+from mimbench.config.coerce import Checked, coerce, dataclass_from
+from mimbench.config.ranges import Count, Fraction, NotNegative, Positive, PositiveShare, Share, Whole, between
+from mimbench.errors import UserError
 
 PART_KINDS = ("tokenizer", "masker", "loss", "decoder")
 RECIPE_KEYS = ("pretrain", *PART_KINDS, "encoder", "data", "schedule", "tokenizer_training")
-MOST_TIMES_LONGER = 1000
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """A Vision Transformer. `beit` has BEiT's attention: no key bias, and room for relative positions."""
+class EncoderConfig(Checked):
+    """A Vision Transformer. `beit` has BEiT's attention: no key bias, and optional relative positions."""
 
     type: Literal["vit", "beit"] = "vit"
-    patch: int = 16
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
+    patch: Count = 16
+    dim: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos", "none"] = "learned"
     relative_positions: Literal["none", "shared"] = "none"
-    layer_scale: float | None = None
+    layer_scale: Positive | None = None
     masking: Literal["token", "drop"] = "token"
-    drop_path: float = 0.0
+    drop_path: Fraction = 0.0
+
+    def check(self, place: str) -> None:
+        if self.dim * self.mlp_ratio < 1:
+            raise UserError(f"{place}.mlp_ratio: {self.mlp_ratio} leaves no feature of dim {self.dim}.")
+        if self.dim % self.heads:
+            raise UserError(f"{place}.heads: {self.heads} does not divide dim {self.dim}.")
+        if self.positions == "sincos" and self.dim % 4:
+            raise UserError(f"{place}.dim: sin-cos positions need a multiple of 4, not {self.dim}.")
+        if self.type == "vit" and self.relative_positions != "none":
+            raise UserError(f"{place}.relative_positions: only the encoder type 'beit' has them.")
+        if self.relative_positions != "none" and self.masking == "drop":
+            raise UserError(f"{place}.masking: 'drop' leaves no grid for relative positions; use 'token'.")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Which images, and how a training sample is drawn from one."""
 
     name: str = "shapes"
-    size: int = 32
-    images: int | None = None  # the first so many of the split; None: all of them
-    crop: tuple[float, float] | None = None  # area of the random resized crop; None: the whole image
-    shift: int = 0  # pixels, either way, with the border repeated
+    size: Count = 32
+    images: Count | None = None  # the first of the split; None: all
+    crop: tuple[PositiveShare, PositiveShare] | None = None  # smallest and largest area; None: the whole image
+    shift: Whole = 0  # random shift in pixels in each direction, with the border repeated
     flip: bool = True
-    jitter: float = 0.0  # brightness, contrast, saturation
+    jitter: Share = 0.0  # brightness, contrast, saturation
+
+    def check(self, place: str) -> None:
+        if self.crop is not None and self.crop[0] > self.crop[1]:
+            raise UserError(f"{place}.crop: must be the smallest area, then the largest, not {list(self.crop)}.")
+        if self.shift >= self.size:
+            raise UserError(f"{place}.shift: must be less than size ({self.size} pixels), not {self.shift}.")
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(Checked):
     """AdamW with linear warm-up and cosine decay, the same for every row of a grid."""
 
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 1.5e-3
-    min_lr: float = 0.0
-    warmup: int = 0  # steps
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float | None = 3.0
+    steps: Count = 1000
+    batch: Count = 64
+    lr: Positive = 1.5e-3
+    min_lr: NotNegative = 0.0
+    warmup: Whole = 0  # steps
+    weight_decay: NotNegative = 0.05
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    clip: Positive | None = 3.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def check(self, place: str) -> None:
+        if self.warmup > self.steps:
+            raise UserError(f"{place}.warmup: must be at most steps ({self.steps}), not {self.warmup}.")
+        if self.min_lr > self.lr:
+            raise UserError(f"{place}.min_lr: must be at most lr ({self.lr}), not {self.min_lr}.")
 
 
 @dataclass(frozen=True)
 class WrittenSchedule(ScheduleConfig):
-    """As a config may have it: also as a difference that means the same at every scale."""
+    """A schedule as written in YAML: the number of steps may be a multiple of the scale's."""
 
-    longer: float = 1.0  # so many times the steps, behind the same warm-up
+    steps_multiplier: Annotated[float, between(1, 1000)] = 1.0  # the warm-up keeps its steps
 
     def resolved(self) -> ScheduleConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ScheduleConfig)}
-        return ScheduleConfig(**{**values, "steps": round(self.steps * self.longer)})
+        return ScheduleConfig(**{**values, "steps": round(self.steps * self.steps_multiplier)})
+
+    def check(self, place: str) -> None:
+        self.resolved().check(place)
 
 
 @dataclass(frozen=True)
 class TokenizerTraining(ScheduleConfig):
     """How a tokenizer that must be trained first is trained, on the recipe's images."""
 
-    batch: int = 256
-    lr: float = 1e-3
-    warmup: int = 50
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip: float | None = None
+    batch: Count = 256
+    lr: Positive = 1e-3
+    warmup: Whole = 50
+    weight_decay: NotNegative = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    clip: Positive | None = None
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    crop: int | None = None  # side of the training crops in pixels; None: the whole image
-    images: int | None = None  # None: as many as the pre-training sees
+    crop: Count | None = None  # side of the training crops in pixels; None: the whole image
+    images: Count | None = None  # None: as many as the pre-training sees
 
 
 @dataclass(frozen=True)
@@ -106,21 +132,24 @@ class Recipe:
 class Row:
     name: str
     label: str
-    paper: dict[str, Any] | None  # columns of the published table and the values wanted there
+    paper: dict[str, Any] | None  # which published number to show: columns of the published table -> values
     recipe: Recipe
-    reference: str  # the row it is compared with; the reference itself names itself
+    reference: str  # the row it is compared with; a reference names itself
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The data every row is evaluated on, and settings that a --set changed (which changes the fingerprint)."""
+class Evaluation(Checked):
+    """The data that every row is evaluated on."""
 
-    data: DataConfig
-    segmentation_data: str
-    labelled: int | None
-    val: int | None
-    test: int | None
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    segmentation_data: str | None = None  # None: masks of `data`
+    labeled: Count | None = None  # images; None: all of the split
+    val: Count | None = None
+    test: Count | None = None
+
+    def check(self, place: str) -> None:
+        if self.data.images is not None:
+            raise UserError(f"{place}.data.images: not allowed; use `labeled`, `val` and `test` beside `data`.")
 
 
 @dataclass(frozen=True)
@@ -132,122 +161,67 @@ class Grid:
     scale: str  # name of the scale's file
     protocol_scale: str  # the scale whose protocol settings it takes
     scale_note: str
-    reference: str  # a row; of those that axes make of one, the first
-    reference_label: str  # as it is called at every point of the axes
+    reference: str  # a row; where axes vary it, its first point
+    reference_label: str
     primary: dict[str, str] | None
     seeds: tuple[int, ...]
+    only_these_seeds: bool  # the file lists them: the record drops seeds of earlier calls
     protocols: tuple[str, ...]
+    settings: dict[str, dict[str, Any]]  # of protocols, changed by --set (which changes the fingerprint)
     threads: int
     rows: tuple[Row, ...]
-    sets: tuple[str, ...]  # what --set changed, as written
-    only_these_seeds: bool  # the file lists them: those of earlier calls do not stand beside them
-    left_out: tuple[str, ...]  # rows that this scale has only if --only names them, and it does not
     chosen: tuple[str, ...]  # the rows to run
+    sets: tuple[str, ...]  # --set options, as written
     evaluation: Evaluation
-    tensorboard: bool = False  # curves for it too, as --tensorboard: no part of what is computed
+    tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
 
 
 T = TypeVar("T")
 
 
-def dataclass_from(cls: type[T], value: Any, place: str) -> T:
-    """A mapping -> a dataclass, keys and types checked."""
-    if not isinstance(value, dict):
-        raise UserError(f"{place}: must be a mapping, not {value!r}.")
-    hints = typing.get_type_hints(cls)
-    for key in value:
-        if key not in hints:
-            raise unknown(f"{place}.{key}", "key", str(key), hints)
-    return cls(**{k: coerce(hints[k], v, f"{place}.{k}") for k, v in value.items()})
-
-
 def recipe_from(value: dict[str, Any]) -> Recipe:
     """Merged layers -> a recipe. Errors are written `@path: what is wrong`, for Layers.located."""
-    pretrain = coerce(bool, value.get("pretrain", True), "@pretrain")
-    parts = {}
+
+    def section(cls: type[T], key: str) -> T:
+        return dataclass_from(cls, value.get(key, {}), f"@{key}")
+
+    resolved = {}
     for kind in PART_KINDS:
         if kind not in value:
             raise UserError(f"@{kind}: missing. A recipe names a {kind}, e.g. `{kind}: {{type: NAME}}`.")
-        parts[kind] = registry.resolve(kind, value[kind], f"@{kind}")
-    written = dataclass_from(WrittenSchedule, value.get("schedule", {}), "@schedule")
-    if not 1 <= written.longer <= MOST_TIMES_LONGER:
-        raise UserError(f"@schedule.longer: must be at least 1 and at most {MOST_TIMES_LONGER}, not {written.longer}.")
-    schedule = written.resolved()
-    training = dataclass_from(TokenizerTraining, value.get("tokenizer_training", {}), "@tokenizer_training")
-    for name, config in (("schedule", schedule), ("tokenizer_training", training)):
-        for key in ("steps", "batch"):
-            if getattr(config, key) < 1:
-                raise UserError(f"@{name}.{key}: must be at least 1, not {getattr(config, key)}.")
-        if not 0 <= config.warmup <= config.steps:
-            raise UserError(f"@{name}.warmup: must be between 0 and the {config.steps} steps, not {config.warmup}.")
-        _check_schedule(config, f"@{name}")
-    if training.images is not None and training.images < 1:
-        raise UserError(
-            f"@tokenizer_training.images: must be at least 1, or null for as many as the pre-training sees, not {training.images}."
-        )
-    encoder = dataclass_from(EncoderConfig, value.get("encoder", {}), "@encoder")
-    data = data_from(value.get("data", {}), "@data")
-    _check_encoder(encoder, data)
-    return Recipe(pretrain, **parts, encoder=encoder, data=data, schedule=schedule, tokenizer_training=training)
-
-
-def _check_schedule(config: ScheduleConfig, place: str) -> None:
-    if config.lr <= 0:
-        raise UserError(f"{place}.lr: must be greater than 0, not {config.lr}.")
-    if not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"{place}.betas: must be at least 0 and less than 1, not {list(config.betas)}.")
-    for key in ("min_lr", "weight_decay"):
-        if getattr(config, key) < 0:
-            raise UserError(f"{place}.{key}: must not be negative.")
-    if config.min_lr > config.lr:
-        raise UserError(f"{place}.min_lr: must be at most lr, {config.lr}, and not {config.min_lr}.")
-    if config.clip is not None and config.clip <= 0:
-        raise UserError(f"{place}.clip: must be greater than 0, or null for none.")
-
-
-def data_from(value: Any, place: str) -> DataConfig:
-    """A mapping -> which images, and how they are drawn: checked."""
-    data = dataclass_from(DataConfig, value, place)
-    for key in ("size", "images"):
-        number = getattr(data, key)
-        if number is not None and number < 1:
-            raise UserError(f"{place}.{key}: must be at least 1, not {number}.")
-    if data.crop is not None and not 0 < data.crop[0] <= data.crop[1] <= 1:
-        raise UserError(
-            f"{place}.crop: must be the smallest and the largest share of the image's area, above 0 and at most 1, "
-            f"not {list(data.crop)}."
-        )
-    if not 0 <= data.shift < data.size:
-        raise UserError(f"{place}.shift: must be at least 0 and less than the {data.size} pixels, not {data.shift}.")
-    if not 0 <= data.jitter <= 1:
-        raise UserError(f"{place}.jitter: must be between 0 and 1, not {data.jitter}.")
-    return data
-
-
-def _check_encoder(encoder: EncoderConfig, data: DataConfig) -> None:
-    for key in ("patch", "dim", "depth", "heads"):
-        if getattr(encoder, key) < 1:
-            raise UserError(f"@encoder.{key}: must be at least 1, not {getattr(encoder, key)}.")
-    if not 0 <= encoder.drop_path < 1:
-        raise UserError(f"@encoder.drop_path: must be at least 0 and less than 1, not {encoder.drop_path}.")
-    if encoder.dim * encoder.mlp_ratio < 1:
-        raise UserError(
-            f"@encoder.mlp_ratio: must leave at least 1 of {encoder.dim} features, not {encoder.mlp_ratio}."
-        )
-    if encoder.layer_scale is not None and encoder.layer_scale <= 0:
-        raise UserError(f"@encoder.layer_scale: must be greater than 0, or null for none, not {encoder.layer_scale}.")
-    if data.size % encoder.patch:
-        raise UserError(f"@encoder.patch: {encoder.patch} does not divide the image size {data.size} (data.size).")
-    if encoder.dim % encoder.heads:
-        raise UserError(f"@encoder.heads: {encoder.heads} does not divide the dimension {encoder.dim}.")
-    if encoder.positions == "sincos" and encoder.dim % 4:
-        raise UserError(f"@encoder.dim: sin-cos positions need a multiple of 4, not {encoder.dim}.")
-    if encoder.type == "vit" and encoder.relative_positions != "none":
-        raise UserError("@encoder.relative_positions: only the encoder type 'beit' has them.")
-    if encoder.relative_positions != "none" and encoder.masking == "drop":
-        raise UserError("@encoder.masking: 'drop' leaves no grid for relative positions; use 'token'.")
+        resolved[kind] = parts.resolve(kind, value[kind], f"@{kind}")
+    recipe = Recipe(
+        pretrain=coerce(bool, value.get("pretrain", True), "@pretrain"),
+        **resolved,
+        encoder=section(EncoderConfig, "encoder"),
+        data=section(DataConfig, "data"),
+        schedule=section(WrittenSchedule, "schedule").resolved(),
+        tokenizer_training=section(TokenizerTraining, "tokenizer_training"),
+    )
+    patch, size = recipe.encoder.patch, recipe.data.size
+    if size % patch:
+        raise UserError(f"@encoder.patch: {patch} does not divide the image size {size} (data.size).")
+    return recipe
 
 
 def as_spec(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain JSON values (tuples become lists)."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    """A config dataclass as plain JSON values, without fields added later that have their neutral value.
+
+    Such a field is declared `field(default=..., metadata={"neutral": value})`: old runs keep their names.
+    """
+    spec = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if "neutral" not in item.metadata or value != item.metadata["neutral"]:
+            spec[item.name] = list(value) if isinstance(value, tuple) else value
+    return spec
+
+
+def from_spec(cls: type[T], spec: dict[str, Any]) -> T:
+    """A config dataclass from a run's spec, which may hold more keys."""
+    values = {}
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if item.name in spec or "neutral" in item.metadata:
+            value = spec.get(item.name, item.metadata.get("neutral"))
+            values[item.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)

@@ -1,4 +1,4 @@
-"""A picture of the embedded data set: every class, with its masks."""
+"""A picture of the built-in data set: every class, with its masks."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from mimbench.data.sources import shapes
 
 COLUMNS, ZOOM = 6, 2
 GROUND = (0, 0, 0)
-PALETTE = (  # light enough to be told from the ground
+PALETTE = (  # light enough to differ from the ground
     (230, 60, 60), (60, 180, 75), (255, 225, 25), (80, 130, 255), (245, 130, 48), (170, 70, 210),
     (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 150, 140), (220, 190, 255),
 )  # fmt: skip
 
 
 def contact_sheet(path: Path) -> None:
-    """Write a PNG with one row a class: six images, each with its mask beside it."""
+    """Write a PNG with one row per class: six images, each with its mask beside it."""
     data = shapes.render(1024, "train")
     chosen = np.stack([np.flatnonzero(data.labels == label)[:COLUMNS] for label in range(len(shapes.CLASSES))])
-    colours = np.array([GROUND, *PALETTE], np.uint8)
-    pairs = np.concatenate([data.images[chosen], colours[data.masks[chosen]]], axis=3)  # (classes, columns, S, 2S, 3)
+    colors = np.array([GROUND, *PALETTE], np.uint8)
+    pairs = np.concatenate([data.images[chosen], colors[data.masks[chosen]]], axis=3)  # (classes, columns, S, 2S, 3)
     rows, columns, height, width, _ = pairs.shape
     sheet = Image.fromarray(pairs.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3))
     sheet = sheet.quantize(256)  # a third of the bytes, and noise hides the difference

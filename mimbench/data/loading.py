@@ -1,36 +1,48 @@
-"""Batches for a training: a DataLoader whose order and augmentation are functions of (seed, epoch, index)."""
+"""Batches for training: a DataLoader whose order and augmentation are functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import BatchSampler
-from mimbench.data.sources.images import Images
+from mimbench.data.views import Images
+from mimbench.runtime import Runtime
 
 
 class Keyed(Dataset[Any]):
-    """A data set whose items are asked for by (epoch, index), a whole batch at once."""
+    """Augmented images by (epoch, index), a whole batch at once."""
 
     def __init__(self, images: Images, seed: int) -> None:
         self.images, self.seed = images, seed
         self.labels = torch.from_numpy(images.labels)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Tensor]:
-        indices = torch.tensor([index for _, index in keys])
-        return {"raw": self.images.drawn(self.seed, keys), "label": self.labels[indices], "index": indices}
+        return {"raw": self.images.augmented(self.seed, keys), "label": self.labels[[index for _, index in keys]]}
 
 
-def _as_is(batch: Any) -> Any:
+def training_stream(
+    dataset: Dataset[Any], size: int, schedule: ScheduleConfig, seed: int, runtime: Runtime
+) -> Callable[[int], Iterator[Any]]:
+    """start -> this rank's batches from that step on, whatever the number of loader workers."""
+
+    def start_at(step: int) -> Iterator[Any]:
+        sampler = BatchSampler(
+            size, schedule.batch, schedule.steps, seed, start=step, rank=runtime.rank, world=runtime.world
+        )
+        loader = DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=_unchanged, num_workers=runtime.workers,
+            persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda",
+        )  # fmt: skip
+        return iter(loader)
+
+    return start_at
+
+
+def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def batches(dataset: Dataset[Any], sampler: BatchSampler, *, workers: int = 0, pin: bool = False) -> Iterator[Any]:
-    """The batches of `sampler`, in its order, whatever the number of workers."""
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, pin_memory=pin,
-                        persistent_workers=workers > 0)  # fmt: skip
-    return iter(loader)

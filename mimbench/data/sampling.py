@@ -1,6 +1,6 @@
-"""Randomness as a function: what a sample, a step or a layer draws follows from its names alone.
+"""Randomness as a function of names such as (seed, epoch, index), never of a running state.
 
-So a resumed run draws what an uninterrupted one would have, whatever the number of loader workers.
+A resumed run draws what an uninterrupted one would have, whatever the number of loader workers.
 """
 
 from __future__ import annotations
@@ -39,22 +39,19 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class BatchSampler:
-    """The index stream of a training: (epoch, index) keys, one shuffled epoch after another, cut into steps and ranks.
+    """The (epoch, index) keys of a training run: one shuffled epoch after another, split into steps and ranks.
 
-    Yields for each step from `start` the list of keys of this rank. Epochs run on across batches: no short batch.
+    Yields this rank's keys for each step from `start` on. A batch may span two epochs: none is short.
     """
 
     def __init__(
         self, size: int, batch: int, steps: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         if batch % world:
-            raise ValueError(f"a batch of {batch} cannot be cut into {world} equal ranks")
+            raise ValueError(f"a batch of {batch} cannot be split evenly over {world} ranks")
         self.size, self.batch, self.steps, self.seed = size, batch, steps, seed
         self.start, self.rank, self.world = start, rank, world
         self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def __len__(self) -> int:
-        return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         share = self.batch // self.world

@@ -1,7 +1,8 @@
-"""What every evaluation is given, and what it says of itself."""
+"""What every evaluation gets: the encoder under test and its data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig, EncoderConfig
-from mimbench.data.sources.images import Images, load
-from mimbench.models.encoder import Encoder, prefer_unfused_attention
-from mimbench.pretrain.fit import load_weights
-from mimbench.pretrain.step import make_encoder
+from mimbench.data.sources import source
+from mimbench.data.views import Images
+from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attention
+from mimbench.runtime import Runtime
+from mimbench.store.weights import load_weights
 
 
 @dataclass(frozen=True)
-class Subject:
+class EncoderUnderTest:
     """The encoder under test and the data it is tested on."""
 
     config: EncoderConfig
@@ -29,7 +31,7 @@ class Subject:
     work: Path
 
     def encoder(self, *, drop_path: float = 0.0, size: int | None = None) -> Encoder:
-        """A fresh copy, without the mask token."""
+        """A new copy, without the mask token."""
         encoder = make_encoder(self.config, size or self.data.size, self.seed, drop_path=drop_path, masked=False)
         if self.weights is not None:
             encoder.load_state_dict({k: v for k, v in load_weights(self.weights).items() if k != "mask_token"})
@@ -38,7 +40,14 @@ class Subject:
         return encoder
 
     def images(self, split: str) -> Images:
-        return load(self.data, split, self.cache).head(self.counts[split])
+        return source(self.data.name).load(self.data, split, self.cache).head(self.counts[split])
+
+
+def in_batches(images: Images, batch: int, runtime: Runtime) -> Iterator[Tensor]:
+    """All images in order, without augmentation, on the device: (batch, 3, S, S) each."""
+    for start in range(0, len(images), batch):
+        runtime.raise_if_stopping()
+        yield images.plain(range(start, min(start + batch, len(images)))).to(runtime.device)
 
 
 def percent(correct: Tensor) -> float:
@@ -46,7 +55,7 @@ def percent(correct: Tensor) -> float:
 
 
 def at_edge(what: str, chosen: float, tried: list[float]) -> list[str]:
-    """A flag where the best value is the lowest or highest tried: a better one may lie outside."""
+    """A flag if the best value is the lowest or highest tried: a better one may lie outside."""
     if len(tried) > 1 and chosen in (min(tried), max(tried)):
         return [f"the best {what} {chosen:g} is the {'lowest' if chosen == min(tried) else 'highest'} tried"]
     return []

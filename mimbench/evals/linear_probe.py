@@ -9,28 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimbench.data.sampling import derive
-from mimbench.evals.common import Subject, at_edge, percent
-from mimbench.evals.features import extract, standardise
-from mimbench.pretrain.fit import Place
+from mimbench.evals.common import EncoderUnderTest, at_edge, percent
+from mimbench.evals.features import frozen_splits
+from mimbench.runtime import Runtime
 
 CPU = torch.device("cpu")
-AT_A_TIME = 4096  # images whose scores, of every head, fit in memory
+CHUNK = 4096  # images whose logits, of every head, fit in memory
 
 
-def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
-    train, val, test = (subject.images(split) for split in ("labelled", "val", "test"))
-    encoder = subject.encoder()
-    features = standardise(*(extract(encoder, split, place) for split in (train, val, test)))
-    labels = [torch.from_numpy(split.labels) for split in (train, val, test)]
-    heads = train_heads(features[0], labels[0], train.classes, settings, subject.seed, place.device)
-    chosen, table = choose(heads, features[1], labels[1], settings["learning_rates"])
-    layer, rate = chosen
-    accuracy = percent(answers(heads, features[2])[rate, layer] == labels[2])
+def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+    train, val, test = frozen_splits(under_test, runtime)
     rates = settings["learning_rates"]
-    by_layer = [{"layer": i, "val": float(table[:, i].max())} for i in range(table.shape[1])]
+    heads = train_heads(train.features, train.labels, train.classes, settings, under_test.seed, runtime.device)
+    table = (predict(heads, val.features) == val.labels).double().mean(-1) * 100  # (rates, depth)
+    rate, layer = divmod(int(table.flatten().argmax()), table.shape[1])  # ties go to the first
     return {
-        "metrics": {"accuracy": accuracy},
-        "values": {"chosen": {"layer": layer, "lr": rates[rate]}, "by_layer": by_layer, "val": table.tolist()},
+        "metrics": {"accuracy": percent(predict(heads, test.features)[rate, layer] == test.labels)},
+        "values": {
+            "chosen": {"layer": layer, "lr": rates[rate]},
+            "by_layer": [{"layer": i, "val": float(column.max())} for i, column in enumerate(table.T)],
+            "val": table.tolist(),
+        },
         "flags": at_edge("learning rate", rates[rate], rates),
     }
 
@@ -38,23 +37,22 @@ def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[s
 def train_heads(
     features: Tensor, labels: Tensor, classes: int, settings: dict[str, Any], seed: int, device: torch.device = CPU
 ) -> list[Tensor]:
-    """For each learning rate, weights (depth, 1 + D, classes): one head a layer, all stepped together.
+    """For each learning rate, weights (depth, 1 + D, classes): one head per layer, all stepped together.
 
-    The features stay where they are, a batch at a time goes to the device.
+    The features stay on the CPU; each batch is copied to the device.
     """
     depth, count, dim = features.shape
-    heads = [
-        torch.zeros(depth, dim + 1, classes, requires_grad=True, device=device) for _ in settings["learning_rates"]
-    ]
-    groups = [{"params": [h], "lr": r, "base": r} for h, r in zip(heads, settings["learning_rates"], strict=True)]
+    rates, batch = settings["learning_rates"], settings["batch"]
+    heads = [torch.zeros(depth, dim + 1, classes, requires_grad=True, device=device) for _ in rates]
+    groups = [{"params": [head], "lr": rate, "base": rate} for head, rate in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings["weight_decay"])
-    steps = settings["epochs"] * -(-count // settings["batch"])
+    steps = settings["epochs"] * -(-count // batch)
     rng = torch.Generator().manual_seed(derive(seed, "linear_probe"))
     order = torch.empty(0, dtype=torch.int64)
     for step in range(steps):
-        if len(order) < settings["batch"]:
+        if len(order) < batch:
             order = torch.cat([order, torch.randperm(count, generator=rng)])
-        index, order = order[: settings["batch"]], order[settings["batch"] :]
+        index, order = order[:batch], order[batch:]
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
         scores = logits(heads, features[:, index])
@@ -63,26 +61,16 @@ def train_heads(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return [h.detach() for h in heads]
-
-
-def _with_bias(features: Tensor) -> Tensor:
-    return F.pad(features, (0, 1), value=1.0)
+    return [head.detach() for head in heads]
 
 
 def logits(heads: list[Tensor], features: Tensor) -> Tensor:
     """(rates, depth, n, classes)."""
     weights = torch.stack(heads)
-    return torch.einsum("lbd,rldc->rlbc", _with_bias(features.to(weights.device)), weights)
+    with_bias = F.pad(features.to(weights.device), (0, 1), value=1.0)
+    return torch.einsum("lbd,rldc->rlbc", with_bias, weights)
 
 
-def answers(heads: list[Tensor], features: Tensor) -> Tensor:
+def predict(heads: list[Tensor], features: Tensor) -> Tensor:
     """(rates, depth, n) classes, on the CPU."""
-    return torch.cat([logits(heads, some).argmax(-1).cpu() for some in features.split(AT_A_TIME, dim=1)], dim=-1)
-
-
-def choose(heads: list[Tensor], features: Tensor, labels: Tensor, rates: list[float]) -> tuple[tuple[int, int], Tensor]:
-    """The (layer, index of rate) best on held-out images, ties to the first; and the accuracies (rates, depth)."""
-    table = (answers(heads, features) == labels).double().mean(-1) * 100
-    best = int(table.flatten().argmax())
-    return (best % table.shape[1], best // table.shape[1]), table
+    return torch.cat([logits(heads, chunk).argmax(-1).cpu() for chunk in features.split(CHUNK, dim=1)], dim=-1)

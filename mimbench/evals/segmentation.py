@@ -1,10 +1,10 @@
-"""Segmentation with mmsegmentation: UPerNet on four blocks through a deconvolution neck, its data sets and its mIoU."""
+"""Segmentation with mmsegmentation: its data sets, its UPerNet on four blocks of the encoder, its mIoU."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,15 @@ from mmseg.evaluation import IoUMetric
 from mmseg.models import CrossEntropyLoss, EncoderDecoder, FCNHead, Feature2Pyramid, SegDataPreProcessor, UPerHead
 from torch import Tensor, nn
 
-from mimbench.data.loading import batches
-from mimbench.data.sampling import BatchSampler, derive
-from mimbench.data.sources import ade20k as ade
-from mimbench.data.sources.images import MEAN, STD, segmentation_root
-from mimbench.evals.common import Subject
-from mimbench.evals.finetune import images_seen, layer_decay, schedule_of, sweep
+from mimbench.data.sampling import derive
+from mimbench.data.segmentation import Seeded, open_split
+from mimbench.data.sources import source
+from mimbench.data.views import MEAN, STD
+from mimbench.evals.common import EncoderUnderTest
+from mimbench.evals.sweep import sweep
 from mimbench.models.encoder import Encoder
-from mimbench.pretrain.fit import Objective, Place, fit
+from mimbench.pretrain.fit import Objective
+from mimbench.runtime import Runtime
 
 BATCH = 50  # of the evaluation
 
@@ -36,7 +37,7 @@ def tapped_blocks(depth: int) -> tuple[int, ...]:
 
 
 class Backbone(nn.Module):
-    """The encoder as mmsegmentation wants it: four maps of raw block outputs, without the class token."""
+    """The encoder as mmsegmentation expects a backbone: four maps of raw block outputs, without the class token."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
 
 
 class Segmenter(Objective):
-    """mmsegmentation's EncoderDecoder as an objective of the common loop."""
+    """mmsegmentation's EncoderDecoder as an objective of `fit`."""
 
     def __init__(self, encoder: Encoder, classes: int, settings: dict[str, Any], seed: int, size: int) -> None:
         super().__init__()
@@ -62,10 +63,10 @@ class Segmenter(Objective):
             self.model.init_weights()
         self.model.backbone = Backbone(encoder)
 
-    def prepare(self, batch: list[dict[str, Any]], step: int, place: Place) -> list[Any]:
-        size, share = min(place.micro_batch or len(batch), len(batch)), 1 / (len(batch) * place.world)
-        cut = [batch[start : start + size] for start in range(0, len(batch), size)]
-        return [{"data": pseudo_collate(part), "share": len(part) * share} for part in cut]
+    def prepare(self, batch: list[dict[str, Any]], step: int, runtime: Runtime) -> list[Any]:
+        size, share = runtime.micro_batch or len(batch), 1 / (len(batch) * runtime.world)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        return [{"data": pseudo_collate(part), "share": len(part) * share} for part in parts]
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
         data = self.model.data_preprocessor(micro["data"], True)
@@ -73,7 +74,7 @@ class Segmenter(Objective):
         return loss * micro["share"]
 
 
-# Classes instead of names throughout: mmengine looks names up in whatever scope its last Runner left behind.
+# Types are classes, not names: mmengine looks names up in the scope that its last Runner left behind.
 
 
 def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> EncoderDecoder:
@@ -85,7 +86,7 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
         data_preprocessor={"type": SegDataPreProcessor, "mean": [255 * v for v in MEAN], "std": [255 * v for v in STD],
                            "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255, "size": (size, size),
                            "test_cfg": {"size": (size, size)}},
-        backbone={"type": _Placeholder},
+        backbone={"type": nn.Identity},  # until the encoder replaces it
         neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
         decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
                      "channels": settings["channels"], **head,
@@ -97,24 +98,18 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
     )  # fmt: skip
 
 
-class _Placeholder(nn.Module):
-    """Stands where mmsegmentation builds a backbone from a config; ours is an object and is put in afterwards."""
-
-
-def _pipeline(train: bool, settings: dict[str, Any], size: int, uniform: bool) -> list[dict[str, Any]]:
-    """`uniform`: all images have the size of the crops already, as the embedded ones."""
+def pipeline(train: bool, settings: dict[str, Any], size: int, *, fixed_size: bool) -> list[dict[str, Any]]:
+    """`fixed_size`: all images have the size of the crops."""
     load: list[dict[str, Any]] = [{"type": LoadImageFromFile}]
     masks: list[dict[str, Any]] = [{"type": LoadAnnotations, "reduce_zero_label": True}]
     pack: list[dict[str, Any]] = [{"type": PackSegInputs, "meta_keys": ("ori_shape", "img_shape", "pad_shape")}]
+    resize: dict[str, Any] = {"scale": tuple(settings["resize"] or ()), "keep_ratio": True}
     if not train:
-        scale = settings["resize"]
-        return [*load, *([{"type": Resize, "scale": tuple(scale), "keep_ratio": True}] if scale else []), *masks, *pack]
+        return [*load, *([{"type": Resize, **resize}] if settings["resize"] else []), *masks, *pack]
     augment: list[dict[str, Any]] = []
     if settings["resize"]:
-        augment.append(
-            {"type": RandomResize, "scale": tuple(settings["resize"]), "ratio_range": (0.5, 2.0), "keep_ratio": True}
-        )
-    if settings["resize"] or not uniform:
+        augment.append({"type": RandomResize, "ratio_range": (0.5, 2.0), **resize})
+    if settings["resize"] or not fixed_size:
         augment.append({"type": RandomCrop, "crop_size": (size, size), "cat_max_ratio": 0.75})
     augment.append({"type": RandomFlip, "prob": 0.5})
     if settings["photometric"]:
@@ -122,77 +117,51 @@ def _pipeline(train: bool, settings: dict[str, Any], size: int, uniform: bool) -
     return [*load, *masks, *augment, *pack]
 
 
-def evaluate(subject: Subject, settings: dict[str, Any], place: Place) -> dict[str, Any]:
-    root, size = _root(subject), settings["crop"] or subject.data.size
-    uniform = subject.segmentation_data == "shapes"
-    splits = {
-        s: ade.dataset(root, s, _pipeline(s == "labelled", settings, size, uniform), subject.counts[s])
-        for s in ade.FOLDERS
-    }
-    train, classes = splits["labelled"], splits["labelled"].metainfo["classes"]
-
-    def train_one(rate: float, name: str, place: Place) -> Segmenter:
-        encoder = subject.encoder(drop_path=settings["drop_path"], size=size)
-        model = Segmenter(encoder, len(classes), settings, subject.seed, size)
-        schedule = schedule_of(settings, rate, len(train))
-        seed = derive(subject.seed, "segmentation")
-        sampler = lambda start: BatchSampler(len(train), schedule.batch, schedule.steps, seed, start=start,
-                                             rank=place.rank, world=place.world)  # fmt: skip
-        stream: Callable[[int], Iterator[Any]] = lambda start: batches(
-            ade.Seeded(train, seed), sampler(start), workers=place.workers
+def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+    images, size = source(under_test.segmentation_data), settings["crop"] or under_test.data.size
+    counts = under_test.counts
+    root = images.segmentation_root(under_test.data, counts, under_test.cache)
+    train, val, test = (
+        open_split(
+            root, split, pipeline(split == "labeled", settings, size, fixed_size=images.fixed_size), counts[split]
         )
-        decay = layer_decay(encoder, settings["layer_decay"])
-        scale: Callable[[str], float] = lambda n: decay(n.removeprefix("model.backbone."))
-        fit(model, stream, schedule, subject.work / name, seed, place, lr_scale=scale)
-        return model
-
-    bf16 = settings["precision"] == "bf16"
+        for split in ("labeled", "val", "test")
+    )
+    classes = len(train.metainfo["classes"])
+    seed, bf16 = derive(under_test.seed, "segmentation"), settings["precision"] == "bf16"
     return sweep(
-        subject, settings, place, train_one, images=images_seen(settings, len(train)),
-        validate=lambda model: measure(model, splits["val"], place, bf16)["miou"],
-        test=lambda model: _with_detail(measure(model, splits["test"], place, bf16)),
+        under_test, settings, runtime, seed=seed, dataset=Seeded(train, seed), size=len(train),
+        make_model=lambda encoder: Segmenter(encoder, classes, settings, under_test.seed, size),
+        validate=lambda model: measure(model, val, runtime, bf16)["miou"],
+        test=lambda model: measure(model, test, runtime, bf16),
     )  # fmt: skip
 
 
-def _with_detail(measured: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in measured.items() if k != "per_class"} | {"detail": {"per_class": measured["per_class"]}}
-
-
-def _root(subject: Subject) -> Path:
-    if subject.segmentation_data == "shapes":
-        return ade.write_shapes(subject.data, subject.counts, subject.cache)
-    return segmentation_root(subject.segmentation_data)
-
-
-def _alike(dataset: Any) -> Iterator[list[dict[str, Any]]]:
-    """Samples in order, as batches of one image size each, as mmsegmentation's preprocessor wants them."""
-    batch: list[dict[str, Any]] = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        if batch and (len(batch) == BATCH or sample["inputs"].shape != batch[0]["inputs"].shape):
-            yield batch
-            batch = []
-        batch.append(sample)
-    if batch:
-        yield batch
+def _of_one_size(dataset: Any) -> Iterator[list[dict[str, Any]]]:
+    """Samples in order, in batches of one image size each, as mmsegmentation's preprocessor requires."""
+    samples = (dataset[index] for index in range(len(dataset)))
+    for _, same in itertools.groupby(samples, key=lambda sample: sample["inputs"].shape):
+        while group := list(itertools.islice(same, BATCH)):
+            yield group
 
 
 @torch.inference_mode()
-def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[str, Any]:
-    """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in per cent."""
+def measure(model: Segmenter, dataset: Any, runtime: Runtime, bf16: bool) -> dict[str, Any]:
+    """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in percent."""
     network = model.model.eval()
     metric = IoUMetric(iou_metrics=["mIoU"])
     metric.dataset_meta = dataset.metainfo
-    for samples_alike in _alike(dataset):
-        place.breathe()
-        batch = pseudo_collate(samples_alike)
+    for group in _of_one_size(dataset):
+        runtime.raise_if_stopping()
+        batch = pseudo_collate(group)
         data = network.data_preprocessor(batch, False)
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
             samples = network(**data, mode="predict")
         metric.process(batch, [sample.to_dict() for sample in samples])
-    totals = [sum(column) for column in zip(*metric.results, strict=True)]
-    intersect, union, _, _ = (t.double().numpy() for t in totals)
-    summary = metric.compute_metrics(metric.results)  # `evaluate` would gather them, but every rank measured everything
+    intersect, union, _, _ = (sum(column).double().numpy() for column in zip(*metric.results, strict=True))
+    summary = metric.compute_metrics(
+        metric.results
+    )  # not `evaluate`: it gathers over ranks, and each has measured all images
     with np.errstate(invalid="ignore", divide="ignore"):
         per_class = 100 * intersect / union
     names = dataset.metainfo["classes"]
@@ -200,5 +169,5 @@ def measure(model: Segmenter, dataset: Any, place: Place, bf16: bool) -> dict[st
         "miou": float(np.nanmean(per_class)),
         "mean_accuracy": float(summary["mAcc"]),
         "pixel_accuracy": float(summary["aAcc"]),
-        "per_class": {n: None if np.isnan(v) else float(v) for n, v in zip(names, per_class, strict=True)},
+        "detail": {"per_class": {n: None if np.isnan(v) else float(v) for n, v in zip(names, per_class, strict=True)}},
     }

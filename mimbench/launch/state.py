@@ -1,209 +1,162 @@
-"""How runs stand, from their folders and the cluster's queue: correct whoever submitted them, with and without accounting."""
+"""The states of runs, from their folders and the queue: correct whoever submitted them, with or without accounting."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mimbench.errors import UserError, nearest
-from mimbench.report.format import duration
-from mimbench.slurm import queue
-from mimbench.store.records import ELAPSED, RUN_NAME, read_record
+from mimbench.launch.logs import last_lines, log_files
+from mimbench.launch.queue import Job, Queue, QueueUnavailable
 from mimbench.store.results import RunFolder, Store, read_progress
 
 STATES = ("done", "running", "queued", "failed", "blocked", "stopped", "planned")
-TAIL = 15  # lines of a log that are shown
-NOISE = ("srun: ", "slurmstepd-")  # the cluster's own last words, after those that tell why
+# The state of a run: per row what became of its job, per column the state of its folder
+FOLDER = ("done", "running", "failed", "stopped", "planned")
+TABLE = {
+    "none": ("done", "running", "failed", "stopped", "planned"),  # never submitted, or another process has the run now
+    "unknown": ("done", "running", "failed", "queued", "queued"),  # the queue did not answer
+    "waiting": ("queued", "queued", "queued", "queued", "queued"),
+    "active": ("running", "running", "running", "running", "running"),
+    "cancelled": ("done", "stopped", "stopped", "stopped", "planned"),
+    "failed": ("done", "failed", "failed", "failed", "failed"),
+    "vanished": ("done", "failed", "failed", "failed", "failed"),  # without reporting an error
+}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One run: its state, and why or where in a few words."""
-
+class RunState:
     folder: RunFolder
-    state: str
-    detail: str = ""
-    job: str | None = None  # that was submitted to carry it out
-    alive: bool = False  # the job stands in the queue
+    state: str  # one of STATES
+    reason: str = ""  # why it failed or was stopped; of a queued run, why it waits
+    job: str | None = None  # that was submitted for it
+    in_queue: bool = False  # the job is still in the queue
+    owner: dict[str, Any] = field(default_factory=dict)  # of a running run: host, and pid or job
+    progress: dict[str, Any] = field(default_factory=dict)  # of a running run: step, steps, steps_per_second, ...
+    blocked_by: str | None = None  # the ancestor that failed
 
     @property
     def name(self) -> str:
         return self.folder.name
 
 
-def look(store: Store, names: Iterable[str]) -> tuple[dict[str, Seen], str]:
-    """Every run as it stands, and a warning where the cluster could not be asked."""
-    seen: dict[str, Seen] = {}
-    sent: dict[str, list[str]] = {}  # run -> jobs that may be at it, the last submitted first; of what is not done
-    for name in names:
-        folder = store.run(name)
-        jobs = [] if folder.settled() else _jobs_of(folder)
-        seen[name] = _from_folder(folder, jobs)
-        if jobs:
-            sent[name] = jobs
-    warning = ""
-    if sent:
+def run_states(store: Store, names: Iterable[str], queue: Queue) -> tuple[dict[str, RunState], str]:
+    """The state of every run, and a warning if the queue did not answer."""
+    folders = [store.run(name) for name in names]
+    jobs = {folder.name: [] if folder.settled() else _jobs_of(folder) for folder in folders}
+    submitted, warning = [of_run for of_run in jobs.values() if of_run], ""
+    queued: dict[str, Job] | None = {}
+    ended: dict[str, Job] = {}
+    try:
+        if submitted:
+            queued = queue.queued([job for of_run in submitted for job in of_run])
+            ended = queue.ended({_current(of_run, queued) for of_run in submitted} - queued.keys())
+    except QueueUnavailable as error:
+        queued = None
+        warning = f"the queue is unavailable ({error}); submitted runs are shown in their last known state"
+    states = {}
+    for folder in folders:
+        job = _current(jobs[folder.name], queued or {})
         try:
-            alive = queue.queued(job for jobs in sent.values() for job in jobs)
-        except queue.QueueSilent as silent:
-            warning = f"The queue could not be asked ({silent}); what was submitted is shown as it last stood."
-            seen |= {n: replace(seen[n], state="queued", detail=f"as job {j[0]}, when last heard of", job=j[0])
-                     for n, j in sent.items() if seen[n].state in ("planned", "stopped")}  # fmt: skip
-        else:
-            chosen = {name: next((j for j in jobs if j in alive), jobs[0]) for name, jobs in sent.items()}
-            gone = [job for job in chosen.values() if job not in alive]
-            accounts = queue.ended(gone) if gone else {}
-            for name, job in chosen.items():
-                try:
-                    seen[name] = _with_job(seen[name], job, alive.get(job), accounts.get(job))
-                except UserError as error:  # a file that is broken hides no other run
-                    seen[name] = Seen(seen[name].folder, "failed", str(error), job, job in alive)
-    return _blocked(store, seen), warning
+            states[folder.name] = _state_of(folder, jobs[folder.name], job, queued, ended)
+        except UserError as error:  # a damaged file of one run hides no other
+            states[folder.name] = RunState(folder, "failed", str(error), job or None, job in (queued or {}))
+    return _with_blocked(states), warning
 
 
 def _jobs_of(folder: RunFolder) -> list[str]:
-    """The jobs it was submitted as, the last first; an older one may still hold its claim."""
+    """The jobs it was submitted as, the last first: an older one may still hold its lease."""
     try:
-        sent = folder.submissions()
+        submissions = reversed(folder.submissions())
     except UserError:
         return []
-    jobs = (facts.get("job") or facts.get("cancelled") for facts in reversed(sent))
-    return list(dict.fromkeys(str(job) for job in jobs if job))
+    return list(dict.fromkeys(facts.get("job") or facts["cancelled"] for facts in submissions))
 
 
-def _from_folder(folder: RunFolder, jobs: list[str]) -> Seen:
-    try:
-        state = folder.state()
-    except UserError as error:
-        return Seen(folder, "failed", str(error))
-    if state == "failed":
-        return _failed(folder)
+def _current(jobs: list[str], queued: dict[str, Job]) -> str:
+    """The one that is in the queue, else the last; empty without any."""
+    return next((job for job in jobs if job in queued), jobs[0] if jobs else "")
+
+
+def _state_of(
+    folder: RunFolder, jobs: list[str], job: str, queued: dict[str, Job] | None, ended: dict[str, Job]
+) -> RunState:
+    if not job:
+        became = "none"
+    elif queued is None:
+        became = "unknown"
+    else:
+        became = _what_became(job, folder, jobs, queued.get(job), ended.get(job))
+    state = TABLE[became][FOLDER.index(folder.state())]
+    run = RunState(folder, state, job=None if became == "none" else job, in_queue=became in ("waiting", "active"))
     if state == "running":
-        owner = folder.claim_owner() or {}
-        job = owner.get("job")
-        where = f"job {job}" if job else f"pid {owner.get('pid')}"
-        detail = f"on {owner.get('host')} ({where}){progress_words(folder)}"
-        # a job that was not submitted for it is somebody's interactive session
-        return Seen(folder, state, detail, job if job in jobs else None)
-    return Seen(folder, state)
+        return _running(run, jobs, (queued or {}).get(job))
+    if state == "queued":
+        return replace(run, reason=queued[job].reason if queued else "last known state")
+    if state == "failed":
+        return replace(run, reason=_vanished(folder, job, ended.get(job)) if became == "vanished" else failure(folder))
+    return replace(run, reason=f"job {job} was cancelled" if became == "cancelled" else "")
 
 
-def _failed(folder: RunFolder, job: str | None = None) -> Seen:
-    try:
-        failure = folder.last_failure() or {}
-    except UserError as error:
-        failure = {"type": "unreadable", "message": str(error)}
-    return Seen(folder, "failed", f"{failure.get('type')}: {failure.get('message')}", job)
-
-
-def progress_words(folder: RunFolder) -> str:
-    note = read_progress(folder.work)
-    if not note or not isinstance(note.get("step"), int) or not isinstance(note.get("steps"), int):
-        return ""
-    rate = note.get("steps_per_second") or 0
-    words = f", step {note['step']} of {note['steps']}"
-    if rate:
-        words += f", {rate:g}/s, {duration((note['steps'] - note['step']) / rate)} left"
-    if note.get("gpu_memory_bytes"):
-        words += f", {note['gpu_memory_bytes'] / 2**30:.1f} GiB of GPU memory"
-    return words
-
-
-def _with_job(seen: Seen, job: str, alive: queue.Job | None, ended: queue.Job | None) -> Seen:
-    """What the queue knows better than the folder: who waits, and who is gone without a word."""
-    if alive is not None and alive.state == "COMPLETING" and _is_over(seen.folder, job):
-        alive = None
-    if alive is not None and alive.waiting:
-        return replace(seen, state="queued", detail=f"job {job}: {_reason(alive)}", job=job, alive=True)
-    if alive is not None:
-        if seen.state == "running" and seen.job == job:
-            return replace(seen, alive=True)
-        detail = f"on {alive.nodes} (job {job}), starting or ending"
-        return replace(seen, state="running", detail=detail, job=job, alive=True)
+def _what_became(job: str, folder: RunFolder, jobs: list[str], listed: Job | None, ended: Job | None) -> str:
+    """A row of TABLE."""
+    if listed and listed.state != "COMPLETING":
+        return "waiting" if listed.waiting else "active"
     with contextlib.suppress(OSError):
-        os.listdir(seen.folder.path)  # makes a network file system look again
-    if seen.folder.done():  # perhaps since we looked first
-        return Seen(seen.folder, "done")
-    if seen.state == "running" and seen.job is None:
-        return seen  # by a process outside the queue
-    attempt, submission = seen.folder.last_attempt(), seen.folder.submission()
+        os.listdir(folder.path)  # makes a network file system look again
+    submission, attempt = folder.submission(), folder.last_attempt()
     began = attempt.get("slurm_job") == job
-    if not began and attempt.get("stamp", "") > submission.get("stamp", ""):
-        return seen  # somebody else went on with it since
-    if began and seen.folder.failed():  # whatever a claim says that nobody could let go of
-        return _failed(seen.folder, job)
-    if submission.get("cancelled") == job or (ended is not None and ended.state == "CANCELLED"):
-        return replace(seen, state="stopped" if attempt else "planned", detail=f"job {job} was cancelled", job=job)
-    how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "the accounting says nothing of it"
-    what = "without a word" if began else "before it began"
-    last = next(iter(log_tail(seen.folder, job, 1)), "")
-    return replace(
-        seen, state="failed", detail=f"job {job} ended {what} ({how})" + (f": {last}" if last else ""), job=job
-    )
+    failed = began and folder.failed()
+    cancelled = submission.get("cancelled") == job
+    if listed and not (failed or cancelled):  # a job that was requeued is COMPLETING too, and comes back
+        return "active"
+    held_elsewhere = folder.is_held() and folder.owner().get("job") not in jobs
+    continued_elsewhere = not began and attempt.get("stamp", "") > submission.get("stamp", "")
+    if held_elsewhere or continued_elsewhere:
+        return "none"
+    if failed:
+        return "failed"
+    return "cancelled" if cancelled or (ended and ended.state == "CANCELLED") else "vanished"
 
 
-def _is_over(folder: RunFolder, job: str) -> bool:
-    """Of a job that is ending: whether that is for good. One that was requeued looks the same, and comes back."""
-    if folder.submission().get("cancelled") == job:
-        return True
-    return folder.failed() and folder.last_attempt().get("slurm_job") == job
+def _running(run: RunState, jobs: list[str], listed: Job | None) -> RunState:
+    owner = run.folder.owner() if run.folder.is_held() or not listed else {}
+    if listed and owner.get("job") != listed.id:  # it is starting or ending
+        return replace(run, owner={"host": listed.nodes, "job": listed.id})
+    # a job that was not submitted for this run is an interactive session
+    job = owner["job"] if owner.get("job") in jobs else None
+    return replace(run, job=job, owner=owner, progress=read_progress(run.folder.work) or {})
 
 
-def _reason(job: queue.Job) -> str:
-    known = {
-        "Dependency": "waits for its parents", "Resources": "waits for free resources",
-        "Priority": "others are before it", "JobArrayTaskLimit": "as many run as the profile's throttle lets",
-        "BeginTime": "requeued; starts again shortly", "JobHeldUser": "held by its user",
-    }  # fmt: skip
-    return known.get(job.reason, job.reason)
+def failure(folder: RunFolder) -> str:
+    """The type and the message of its last error."""
+    recorded = folder.last_failure()
+    return f"{recorded.get('type')}: {recorded.get('message')}"
 
 
-def _blocked(store: Store, seen: dict[str, Seen]) -> dict[str, Seen]:
-    """Runs whose parents failed will never start: said of them, whatever SLURM called it."""
-    for name, one in list(seen.items()):  # parents come before children in a grid's record, row by row
-        if one.state in ("done", "running") or one.folder.failed():
+def _vanished(folder: RunFolder, job: str, ended: Job | None) -> str:
+    """A job that left the queue without a result and without an error."""
+    how = f"{ended.state}, {ended.reason}, on {ended.nodes}" if ended else "no sacct record"
+    what = "without reporting an error" if folder.last_attempt().get("slurm_job") == job else "before the run began"
+    return ": ".join([f"job {job} ended {what} ({how})", *last_lines(log_files(folder, job), 1)])
+
+
+def _with_blocked(states: dict[str, RunState]) -> dict[str, RunState]:
+    """Runs whose parents failed never start, whatever SLURM calls it. Parents come before children."""
+    for name, run in states.items():
+        if run.state in ("done", "running") or run.folder.failed():
             continue
         try:
-            parents = store.run(name).spec().get("parents", {}).values()
+            parents = run.folder.spec().get("parents", {}).values()
         except UserError:
             continue
-        for parent in parents:
-            if parent in seen and seen[parent].state in ("failed", "blocked"):
-                root = seen[parent].detail.removeprefix("by ") if seen[parent].state == "blocked" else parent
-                seen[name] = replace(one, state="blocked", detail=f"by {root}")
-    return seen
-
-
-def log_tail(folder: RunFolder, job: str | None, lines: int) -> list[str]:
-    """The last lines of a run's log; of a job that never reached it, those of the job's own. Without the cluster's noise."""
-    for path in log_files(folder, job):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace").rstrip()
-        except OSError:
-            continue
-        if kept := [line for line in text.splitlines() if not line.startswith(NOISE)]:
-            return kept[-lines:]
-    return []
-
-
-def log_files(folder: RunFolder, job: str | None) -> list[Path]:
-    """The run's own log, those of its other ranks, and what the job said outside of them; a job that never began comes first."""
-    paths = sorted(folder.work.glob("log*.txt"), key=lambda path: (path.name != "log.txt", path.name))
-    if job:
-        said = said_by(job, folder.path.parent.parent)
-        began = any(attempt.get("slurm_job") == job for attempt in folder.attempts())
-        paths = [*paths, *said] if began else [*said, *paths]
-    return [path for path in paths if path.exists() and path.stat().st_size]
-
-
-def said_by(job: str, results: Path) -> list[Path]:
-    """What a job said outside of its run's log, as submitit names the files; errors first."""
-    own = results / "slurm" / job
-    return [own / f"{job}_0_log.err", own / f"{job}_0_log.out"]
+        for parent in (states[parent] for parent in parents if parent in states):
+            if parent.state in ("failed", "blocked"):
+                states[name] = replace(run, state="blocked", blocked_by=parent.blocked_by or parent.name)
+    return states
 
 
 def runs_of(record: dict[str, Any]) -> list[str]:
@@ -212,27 +165,12 @@ def runs_of(record: dict[str, Any]) -> list[str]:
 
 
 def find_run(store: Store, word: str) -> RunFolder:
-    """By its name, or the beginning of it or of its hash."""
+    """By name, or by a prefix of the name or of the hash."""
     names = [folder.name for folder in store.all_runs()]
-    if RUN_NAME.match(word) and word in names:
-        return store.run(word)
     found = [n for n in names if n.startswith(word) or n.rpartition("-")[2].startswith(word)]
     if len(found) == 1:
         return store.run(found[0])
     if found:
-        raise UserError(
-            f"{store.runs}: '{word}' may be any of {', '.join(found[:8])}{' ...' if len(found) > 8 else ''}."
-        )
+        more = " ..." if len(found) > 8 else ""
+        raise UserError(f"{store.runs}: '{word}' matches {len(found)} runs: {', '.join(found[:8])}{more}.")
     raise UserError(f"{store.runs}: no run '{word}'.{nearest(word, names)}")
-
-
-def seconds_of(folder: RunFolder) -> float:
-    """Process-seconds a run has cost so far."""
-    try:
-        cost = folder.cost()
-        if cost is not None:
-            return float(cost.get("seconds") or 0) * int(cost.get("world") or 1)
-        elapsed = read_record(folder.work / "elapsed.json", ELAPSED)
-        return float(elapsed["seconds"]) * int(folder.last_attempt().get("world") or 1)
-    except UserError:
-        return 0.0

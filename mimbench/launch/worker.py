@@ -1,8 +1,9 @@
-"""The process of one run on this machine. Imported once by the fork server, which thereby warms every process up."""
+"""The process of one run on this machine. The fork server imports this module once for all processes."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import traceback
 import warnings
@@ -10,43 +11,42 @@ from dataclasses import replace
 from typing import Any
 
 from mimbench.errors import Interrupted
-from mimbench.importing import importing
-from mimbench.progress import Progress, log_to
-from mimbench.runtime import Stop
+from mimbench.runtime import Progress, Stop, log_to, quick_imports
 from mimbench.store.results import Store
 
-# mmsegmentation takes seconds to import, and speaks of optional packages while it does
-with importing(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+# mmsegmentation takes seconds to import and prints about optional packages
+with quick_imports(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import torch
 
-    # all of the code now: an edit while a grid runs must not mix in
+    # all code now, so that an edit of it while a grid runs has no effect
     from mimbench import env, registry
-    from mimbench.evals import finetune as finetune
-    from mimbench.evals import knn as knn
-    from mimbench.evals import linear_probe as linear_probe
-    from mimbench.evals import segmentation as segmentation
-    from mimbench.launch.local import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_TAKEN
-    from mimbench.run.execute import default_place, execute
+    from mimbench.errors import EXIT_FAILED, EXIT_HELD, EXIT_INTERRUPTED, EXIT_OK
+    from mimbench.kinds import KINDS
+    from mimbench.run.execute import execute
+    from mimbench.runtime import local_runtime
 
-env.facts()  # the commit of this code, not of what is checked out when a run starts
+    for kind in KINDS.values():
+        importlib.import_module(kind.run.partition(":")[0])
+
+env.facts()  # cached now: the commit of the imported code, not of what is checked out when a run starts
 registry.load_plugins()
 
 
-def main(root: str, name: str, slot: int, options: dict[str, Any]) -> int:
-    """Exit code of the run; everything it prints goes into its own log."""
+def main(root: str, name: str, slot: int, settings: dict[str, Any]) -> int:
+    """Execute the run and return the exit code. All output goes to the run's log."""
     stop = Stop()
     stop.listen()
     store = Store(root)
     work = store.run(name).work
     log_to(work / "log.txt")
-    place = replace(default_place(), stop=stop, progress=Progress(work), **options)
-    if place.device.type == "cuda":
-        place = replace(place, device=torch.device("cuda", slot))
+    runtime = local_runtime(stop=stop, progress=Progress(work), **settings)
+    if runtime.device.type == "cuda":
+        runtime = replace(runtime, device=torch.device("cuda", slot))
     try:
-        return EXIT_DONE if execute(store, name, place) == "done" else EXIT_TAKEN
+        return EXIT_OK if execute(store, name, runtime) == "done" else EXIT_HELD
     except Interrupted:
-        return EXIT_STOPPED
+        return EXIT_INTERRUPTED
     except BaseException:
         traceback.print_exc()
         return EXIT_FAILED

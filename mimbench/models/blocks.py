@@ -14,7 +14,7 @@ def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.Module
 
 
 class ConvBlock(nn.Module):
-    """A residual block of a 3x3 and a 1x1 convolution, without normalisation."""
+    """A residual block of a 3x3 and a 1x1 convolution, without normalization."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

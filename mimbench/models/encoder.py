@@ -1,4 +1,4 @@
-"""The encoder: timm's ViT and BEiT, masked by a token in place or by dropping patches."""
+"""The encoder: timm's ViT and BEiT. Masked patches are replaced by a token or dropped."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mimbench.config.schema import EncoderConfig
+from mimbench.data.sampling import derive
 from mimbench.models.positions import sincos
-from mimbench.parts import Encoded, Grid, Masks
+from mimbench.parts import Encoded, Masks, PatchGrid
 
 
 class Encoder(nn.Module):
-    """timm's blocks, with masks. Parameter names under `body.` are timm's."""
+    """timm's model with masks. Parameter names under `body.` are timm's."""
 
     def __init__(
         self, config: EncoderConfig, size: int, *, drop_path: float | None = None, masked: bool = True
     ) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False  # blocks' activations, in the backward pass, instead of keeping them
+        self.activation_checkpointing = False  # recompute the blocks' activations in the backward pass: less memory
         self.dim, self.depth = config.dim, config.depth
-        self.grid = Grid(size // config.patch, size // config.patch, config.patch)
+        self.grid = PatchGrid(size // config.patch, size // config.patch, config.patch)
         self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
         has_token = masked and config.masking == "token"
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """Xavier for weights, as in MAE: unlike a fixed 0.02 it fits small dimensions too. Tokens and positions 0.02."""
+    def _initialize(self) -> None:
+        """Xavier for weights, as in MAE (it suits small dimensions too); 0.02 for tokens and positions."""
         for module in self.body.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
@@ -42,14 +43,14 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.body.cls_token, std=0.02)
         if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.body.pos_embed, std=0.02)
-        if self.mask_token is not None:  # last, so that the rest starts the same with and without one
+        if self.mask_token is not None:  # last: the other initial weights do not depend on it
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
         x = self.body.patch_embed(images)  # (B, N, D)
         positions = self.body.pos_embed  # (1, 1 + N, D) or None
         if masks is not None and self.mask_token is not None:
-            x = torch.where(masks.hidden.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+            x = torch.where(masks.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         if positions is not None:
             x = x + positions[:, 1:]
         kept = masks.kept if masks is not None and self.mask_token is None else None
@@ -58,30 +59,35 @@ class Encoder(nn.Module):
         cls = self.body.cls_token if positions is None else self.body.cls_token + positions[:, :1]
         x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         x = self.body.pos_drop(x)
-        shared = self._shared_bias()
+        bias = getattr(self.body, "rel_pos_bias", None)
+        shared = {} if bias is None else {"shared_rel_pos_bias": bias()}
         tapped = {}
         for index, block in enumerate(self.body.blocks):
-            more: dict[str, Any] = {} if shared is None else {"shared_rel_pos_bias": shared}
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, **more)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **shared)
             else:
-                x = block(x, **more)
+                x = block(x, **shared)
             if index in taps:
                 tapped[index] = x
         x = self.body.norm(x)
         return Encoded(patches=x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped)
 
-    def _shared_bias(self) -> Tensor | None:
-        bias = getattr(self.body, "rel_pos_bias", None)
-        return None if bias is None else bias()
-
     def layer_of(self, name: str) -> int:
-        """For layer-wise decay: 0 for what comes before the blocks, l for block l (1-based), depth + 1 for the rest."""
+        """For layer-wise decay: 0 before the blocks, l for block l (from 1), depth + 1 after them."""
         block = re.match(r"body\.blocks\.(\d+)\.", name)
         if block:
             return int(block.group(1)) + 1
         before = ("body.cls_token", "body.pos_embed", "body.patch_embed", "mask_token")
         return 0 if name.startswith(before) else self.depth + 1
+
+
+def make_encoder(
+    config: EncoderConfig, size: int, seed: int, *, drop_path: float | None = None, masked: bool = True
+) -> Encoder:
+    """An encoder with the initial weights of this seed: the same for every row, pre-trained or not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "encoder"))
+        return Encoder(config, size, drop_path=drop_path, masked=masked)
 
 
 def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
@@ -101,7 +107,7 @@ def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
 
 
 def prefer_unfused_attention(model: nn.Module) -> None:
-    """On CPU in bf16, plain matrix products are faster than the fused kernel's backward (see `make bench`)."""
+    """On a CPU in bf16, plain matrix products are faster than the fused kernel's backward (see `make bench`)."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 (not every module has it)

@@ -8,7 +8,7 @@ def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
     """MAE's 2-D sine-cosine embedding, (rows * columns, dim); with `cls`, a row of zeros before it.
 
     The first half of the channels encodes the column, the second the row; each half is [sine | cosine] of the index
-    times dim / 4 frequencies from 1 down towards 1/10000.
+    times dim / 4 frequencies, from 1 down toward 1/10000.
     """
     if dim % 4:
         raise ValueError(f"sine-cosine positions need a dimension divisible by 4, not {dim}.")

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from mimbench import registry
 from mimbench.data.sampling import derive, uniforms
-from mimbench.data.sources.images import normalise
-from mimbench.parts import Grid, TrainedTokenizer
-from mimbench.pretrain.fit import Objective, Place
+from mimbench.data.views import normalize
+from mimbench.parts import PatchGrid, TrainedTokenizer
+from mimbench.pretrain.fit import Objective
+from mimbench.runtime import Runtime
 
 
-def make_tokenizer(spec: dict[str, Any], grid: Grid, seed: int) -> Any:
+def make_tokenizer(spec: dict[str, Any], grid: PatchGrid, seed: int) -> Any:
     """The tokenizer with its initial weights, where it has any."""
     tokenizer = registry.build("tokenizer", spec)
     if tokenizer.trained:
@@ -32,19 +33,19 @@ class TokenizerFit(Objective):
         super().__init__()
         self.tokenizer, self.steps, self.crop, self.seed = tokenizer, steps, crop, seed
 
-    def prepare(self, batch: dict[str, Tensor], step: int, place: Place) -> list[Any]:
-        raw = self._cropped(batch["raw"], step, place)
-        size = min(place.micro_batch or len(raw), len(raw))
-        share = 1 / (len(raw) * place.world)
+    def prepare(self, batch: dict[str, Tensor], step: int, runtime: Runtime) -> list[Any]:
+        raw = self._cropped(batch["raw"], step, runtime)
+        size = min(runtime.micro_batch or len(raw), len(raw))
+        share = 1 / (len(raw) * runtime.world)
         return [{"raw": r, "progress": step / self.steps, "share": len(r) * share} for r in raw.split(size)]
 
-    def _cropped(self, raw: Tensor, step: int, place: Place) -> Tensor:
+    def _cropped(self, raw: Tensor, step: int, runtime: Runtime) -> Tensor:
         """One random window per image, cut for the whole batch by indexing."""
         side = raw.shape[-1]
         if self.crop is None or self.crop >= side:
             return raw
         count = len(raw)
-        keys = np.stack([np.full(count, step), place.rank * count + np.arange(count)], 1)
+        keys = np.stack([np.full(count, step), runtime.rank * count + np.arange(count)], 1)
         corner = torch.from_numpy(
             (uniforms(derive(self.seed, "crop"), keys, 2) * (side - self.crop + 1)).astype(np.int64)
         )
@@ -55,6 +56,6 @@ class TokenizerFit(Objective):
         return cut.permute(0, 3, 1, 2)
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
-        batch = {"raw": micro["raw"], "image": normalise(micro["raw"])}
+        batch = {"raw": micro["raw"], "image": normalize(micro["raw"])}
         loss, _ = self.tokenizer.training_loss(batch, micro["progress"])
         return loss * micro["share"]

@@ -1,27 +1,27 @@
-"""A copy of a grid's records and report that is small enough to commit. For reading; never taken for work done."""
+"""A copy of a grid's records and report that is small enough to commit. For reading: its runs never count as done."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 from pathlib import Path
 
 from mimbench.errors import UserError
-from mimbench.report.analysis import analyse
+from mimbench.report.analysis import analyze
 from mimbench.report.build import write_report
-from mimbench.report.collect import Grid, Record
+from mimbench.report.collect import Grid, RunRecord
+from mimbench.report.format import count
 from mimbench.store.files import read_json, write_atomically, write_json
 from mimbench.store.results import Store
 
-CURVE_LINES = 200  # kept of a run's curve: every k-th and the last
+CURVE_LINES = 200  # kept of a run's curve: every k-th one and the last
 
 
 def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
     """Write records.jsonl, curves.csv, grid.json, the report and a README into `target`."""
     if target.exists() and any(target.iterdir()) and not (target / "records.jsonl").exists():
-        raise UserError(f"{target}: holds something else than published records. Name an empty folder.")
-    analysis = analyse(store, name, scale)
+        raise UserError(f"{target}: not a folder of published records. Name an empty folder.")
+    analysis = analyze(store, name, scale)
     grid = analysis.grid
     write_json(target / "grid.json", read_json(store.grid_path(name, scale)))
     write_atomically(target / "records.jsonl", "".join(map(_line, grid.records.values())))
@@ -33,8 +33,8 @@ def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
     return target
 
 
-def _line(record: Record) -> str:
-    """A run a line, in the order of names: what changed between two copies shows in a diff."""
+def _line(record: RunRecord) -> str:
+    """One line per run, sorted by name, so that a diff of two copies shows what changed."""
     value = {"run": record.name, "state": record.state, "spec": record.spec, "result": record.result,
              "cost": record.cost, "attempts": record.attempts}  # fmt: skip
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
@@ -42,39 +42,35 @@ def _line(record: Record) -> str:
 
 def _curves(grid: Grid) -> str:
     """All curves in one file, thinned, with the columns that any of them has."""
-    lines: list[dict[str, str]] = []
+    import pandas as pd
+
+    curves = [pd.DataFrame(columns=["run"], dtype=str)]
     for record in grid.records.values():
         path = record.folder / "curve.csv"
         if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-                own = list(csv.DictReader(stream))
-            step = -(-len(own) // CURVE_LINES) or 1
-            kept = own[::step] + (own[-1:] if (len(own) - 1) % step else [])
-            lines += [{"run": record.name} | {k: v for k, v in line.items() if k and v is not None} for line in kept]
-    columns = dict.fromkeys(column for line in lines for column in line)
-    stream_out = io.StringIO()
-    writer = csv.DictWriter(stream_out, list(columns) or ["run"], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream_out.getvalue()
+            curve = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip")
+            step, last = math.ceil(len(curve) / CURVE_LINES) or 1, len(curve) - 1
+            curve.insert(0, "run", record.name)
+            curves.append(curve[(curve.index % step == 0) | (curve.index == last)])
+    return pd.concat(curves).to_csv(index=False, lineterminator="\n")
 
 
 def _readme(grid: Grid) -> str:
     done = sum(record.state == "done" for record in grid.records.values())
     return f"""# {grid.title}: records and report
 
-Grid `{grid.name}` at scale `{grid.scale}`, as it came out: {done} of {len(grid.records)} runs done, {len(grid.seeds)} \
-seed(s).
+Grid `{grid.name}` at scale `{grid.scale}`: {done} of {count(len(grid.records), "run")} done, \
+{count(len(grid.seeds), "seed")}.
 
 These files are for reading. They never count as work done: mimbench looks for finished runs under `results/runs/`
-alone, and repeats every run that it does not find there.
+only, and repeats every run that it does not find there.
 
-| file | what it holds |
+| file | content |
 |---|---|
 | `index.html`, `table.*`, `costs.csv`, `*.png` | the report |
-| `records.jsonl` | a run a line: its spec, result, cost and attempts (host, versions, commit) |
-| `curves.csv` | the runs' curves, at most about {CURVE_LINES} lines of each |
-| `grid.json` | which run stands in which row, protocol and seed |
+| `records.jsonl` | one run per line: spec, result, cost and attempts (host, versions, commit) |
+| `curves.csv` | the curves of the runs, about {CURVE_LINES} lines of each at most |
+| `grid.json` | the run of each row, protocol and seed |
 
-`{grid.config or grid.name}` says how to do it again.
+To reproduce them: `mimbench run grid {grid.config} --scale {grid.scale}`.
 """

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimbench.report.analysis import Analysis, analyse
+from mimbench.report.analysis import Analysis, analyze
 from mimbench.report.costs import costs_csv
-from mimbench.report.tables import latex, markdown, tidy_csv
+from mimbench.report.latex import latex
+from mimbench.report.markdown import markdown
+from mimbench.report.table import Table, table_csv, tabulate
 from mimbench.store.files import write_atomically
 from mimbench.store.results import Store
 
 
-def build_report(store: Store, name: str, scale: str) -> Path:
-    """Everything under results/reports/<name>.<scale>/; returns that folder."""
+def build_report(store: Store, name: str, scale: str) -> tuple[Path, Table]:
+    """Everything under results/reports/<name>.<scale>/; returns that folder and its table."""
     folder = store.report_folder(name, scale)
-    write_report(analyse(store, name, scale), folder)
-    return folder
+    return folder, write_report(analyze(store, name, scale), folder)
 
 
-def write_report(analysis: Analysis, folder: Path, *, runs_at: str | None = "../../runs") -> None:
-    """Each file is replaced as a whole; the page comes last, and figures that no longer apply go."""
+def write_report(analysis: Analysis, folder: Path, *, runs_at: str | None = "../../runs") -> Table:
+    """Each file is replaced as a whole, the page last; figures that no longer apply are removed."""
     from mimbench.report.figures import draw
     from mimbench.report.page import page
 
-    write_atomically(folder / "table.md", markdown(analysis))
-    write_atomically(folder / "table.csv", tidy_csv(analysis))
-    write_atomically(folder / "table.tex", latex(analysis))
-    write_atomically(folder / "costs.csv", costs_csv(analysis.grid))
-    drawings = list(draw(analysis))
+    table, drawings = tabulate(analysis), list(draw(analysis))
+    files: dict[str, str | bytes] = {"table.md": markdown(table), "table.csv": table_csv(analysis),
+                                     "table.tex": latex(table), "costs.csv": costs_csv(analysis.grid)}  # fmt: skip
     for drawing in drawings:
-        write_atomically(folder / f"{drawing.name}.svg", drawing.svg)
-        write_atomically(folder / f"{drawing.name}.png", drawing.png)
-    write_atomically(folder / "index.html", page(analysis, drawings, runs_at=runs_at))
-    current = {drawing.name for drawing in drawings}
+        files |= {f"{drawing.name}.svg": drawing.svg, f"{drawing.name}.png": drawing.png}
+    files["index.html"] = page(table, drawings, runs_at=runs_at)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
     for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
-        if path.stem not in current:
+        if path.name not in files:
             path.unlink(missing_ok=True)
+    return table

@@ -1,25 +1,21 @@
-"""A grid and its runs, read from the store once; what is missing or unreadable is kept as such, never an exception."""
+"""A grid and its runs, each file read once. A run whose files cannot be read keeps its place and says why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mimbench.errors import UserError, unknown
-from mimbench.store.files import read_json
-from mimbench.store.records import ATTEMPT, LARGEST, is_number, read_record
+from mimbench.kinds import in_order
 from mimbench.store.records import read_grid as read_grid_record
+from mimbench.store.records import read_record
 from mimbench.store.results import RunFolder, Store
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a run's folder says."""
+class RunRecord:
+    """The content of a run's folder."""
 
     folder: Path
     state: str  # done, running, failed, stopped, planned, or unreadable
@@ -27,7 +23,7 @@ class Record:
     result: dict[str, Any] | None  # of a run that is done
     cost: dict[str, Any] | None
     attempts: dict[str, dict[str, Any]]  # by file name, which begins with the time
-    problem: str  # the failure's message, or what could not be read
+    problem: str  # the failure's message, or which file could not be read
 
     @property
     def name(self) -> str:
@@ -44,7 +40,7 @@ class Column:
     label: str
     metric: str
     unit: str
-    fingerprint: str | None
+    fingerprint: str
 
     @property
     def heading(self) -> str:
@@ -57,7 +53,7 @@ class Row:
     label: str
     description: str
     paper: dict[str, Any] | None
-    reference: str  # the row it is compared with: itself, or one that is compared with none
+    reference: str  # the row it is compared with; its own name if it is a reference
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
 
     @property
@@ -74,109 +70,76 @@ class Grid:
     title: str
     note: str
     config: str
-    base: str  # the row that the others are compared with; of those that axes make of one, the first
+    base: str  # the row that others are compared with; the first one if axes make several of it
     base_label: str
-    primary: tuple[str, str] | None  # the one comparison named beforehand: row, protocol
-    seeds: tuple[int, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    records: dict[str, Record]
+    primary: dict[str, str] | None  # the pre-specified comparison: row and protocol
+    seeds: list[int]
+    columns: list[Column]
+    rows: list[Row]
+    records: dict[str, RunRecord]
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
-    @property
-    def at_same_point(self) -> bool:
-        """Axes make several rows of the reference: each row is compared with the one that differs in nothing but itself."""
-        return len({row.reference for row in self.rows}) > 1
+    def label(self, kind: str) -> str:
+        """Of a protocol, its column's; a kind that has no column is named as it is."""
+        return next((column.label for column in self.columns if column.protocol == kind), kind)
 
     @property
     def compared_with(self) -> str:
-        """What differences are from, in words."""
-        return f"{self.base_label} at the same point of the axes" if self.at_same_point else self.row(self.base).label
+        """What differences are from, in words. With axes, each row has the reference at its own point."""
+        several = len({row.reference for row in self.rows}) > 1
+        return f"{self.base_label} at the same point of the axes" if several else self.row(self.base).label
 
-    def runs(self, row: Row, kind: str) -> dict[int, Record]:
-        """The runs of a row by seed; seeds for which none is planned are left out."""
+    def runs(self, row: Row, kind: str) -> dict[int, RunRecord]:
+        """The runs of a row by seed, without the seeds that have none."""
         named = {seed: row.runs.get(seed, {}).get(kind) for seed in self.seeds}
         return {seed: self.records[name] for seed, name in named.items() if name}
 
     def kinds(self) -> list[str]:
-        """In the order of the work: what comes before the evaluations first, then the columns."""
-        protocols = [column.protocol for column in self.columns]
-        found = [kind for row in self.rows for runs in row.runs.values() for kind in runs]
-        earlier = [kind for kind in dict.fromkeys(found) if kind not in protocols]
-        order = {"tokenizer": 0, "pretrain": 1}
-        return sorted(earlier, key=lambda kind: order.get(kind, 2)) + [p for p in protocols if p in found]
+        return in_order({kind for row in self.rows for runs in row.runs.values() for kind in runs})
 
 
 def read_grid(store: Store, name: str, scale: str) -> Grid:
-    """The grid and every record that it names."""
+    """The grid and every run that it names."""
     path = store.grid_path(name, scale)
     if not path.exists():
         known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
     raw = read_grid_record(path)
-    base = raw.get("base") or ""
-    rows = tuple(_row(row, base) for row in raw["rows"])
-    row_names = [row.name for row in rows]
-    for place, reference in [("base", base), *((f"row {row.name}: reference", row.reference) for row in rows)]:
-        if reference not in row_names:
-            raise unknown(f"{path}: {place}", "row", reference, row_names)
-    primary = (raw["primary"]["row"], raw["primary"]["protocol"]) if raw.get("primary") else None
-    if primary and primary[0] not in row_names:
-        raise unknown(f"{path}: primary.row", "row", primary[0], row_names)
-    columns = tuple(map(_column, raw["columns"]))
-    names = sorted({run for row in rows for runs in row.runs.values() for run in runs.values()})
-    return Grid(raw["name"], raw["scale"], raw.get("title") or raw["name"], raw.get("note") or "",
-                raw.get("config") or "", base, raw.get("base_label") or base, primary, tuple(raw["seeds"]), columns, rows,
-                {run: _read_run(store.run(run), columns) for run in names})  # fmt: skip
+    names = {run for row in raw["rows"] for runs in row["runs"].values() for run in runs.values()}
+    return Grid(
+        columns=[Column(**column) for column in raw["columns"]],
+        rows=[
+            Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
+                {int(seed): runs for seed, runs in row["runs"].items()})
+            for row in raw["rows"]
+        ],
+        records={run: _read_run(store.run(run)) for run in sorted(names)},
+        **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
+    )  # fmt: skip
 
 
-def _column(raw: dict[str, Any]) -> Column:
-    label = raw.get("label") or raw["protocol"]
-    return Column(raw["protocol"], label, raw["metric"], raw.get("unit") or "", raw.get("fingerprint"))
-
-
-def _row(raw: dict[str, Any], base: str) -> Row:
-    """A record from before rows named their reference has one for all of them."""
-    runs = {int(seed): dict(kinds) for seed, kinds in raw["runs"].items()}
-    return Row(raw["name"], raw.get("label") or raw["name"], raw.get("description") or "", raw.get("paper"),
-               raw.get("reference") or base, runs)  # fmt: skip
-
-
-def _read_run(folder: RunFolder, columns: tuple[Column, ...]) -> Record:
-    """What its files say; one that is not what it should be is named, and takes a number away only if it is the result."""
+def _read_run(folder: RunFolder) -> RunRecord:
+    """An unreadable file is named; it takes a number away only if it is the result."""
     problems: list[str] = []
 
-    def tried(read: Callable[[], T]) -> T | None:
+    def read(path: Path) -> dict[str, Any] | None:
         try:
-            return read()
+            return read_record(path) if path.exists() else None
         except UserError as error:
             problems.append(str(error))
             return None
 
-    state = tried(folder.state) or "unreadable"
-    spec_path = folder.path / "spec.json"
-    spec = tried(partial(read_json, spec_path)) if spec_path.exists() else None
-    cost = tried(folder.cost)
-    found = {path.name: tried(partial(read_record, path, ATTEMPT))
-             for path in sorted((folder.path / "attempts").glob("*.json"))}  # fmt: skip
+    state = folder.state()
+    spec = read(folder.path / "spec.json")
+    cost = read(folder.path / "cost.json")
+    found = {path.name: read(path) for path in sorted((folder.path / "attempts").glob("*.json"))}
     attempts = {name: facts for name, facts in found.items() if facts is not None}
-    result = tried(partial(_checked, folder, columns)) if state == "done" else None
-    if state == "failed" and (failure := tried(folder.last_failure)):
-        problems.append(f"{failure.get('type')}: {failure.get('message')}")
+    result = read(folder.path / "result.json") if state == "done" else None
+    if state == "failed" and (failure := read(folder.path / "failures" / max(found))):
+        problems.append(f"{failure['type']}: {failure['message']}")
     if state == "done" and result is None:
         state = "unreadable"
-    here = f"{folder.path.parent.parent}/"  # said relative to the results folder: a report may be read elsewhere
-    return Record(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
-
-
-def _checked(folder: RunFolder, columns: tuple[Column, ...]) -> dict[str, Any]:
-    """The result; an evaluation's must hold a finite number under the metric that it names."""
-    result = folder.result()
-    if any(folder.kind == column.protocol for column in columns):
-        metric = result.get("metric")
-        if not is_number((result.get("metrics") or {}).get(metric)):
-            wrong = f"metrics.{metric} is no finite number up to {LARGEST:g}"
-            raise UserError(f"{folder.path / 'result.json'}: {wrong}. Move it away to have the run done again.")
-    return result
+    here = f"{folder.path.parent.parent}/"  # paths relative to the results folder: a report may be read elsewhere
+    return RunRecord(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))

@@ -1,4 +1,4 @@
-"""Which numbers may stand in one column: those measured by the same ruler, on the same data."""
+"""Which numbers may stand in one column: those of one metric, one protocol and one data set."""
 
 from __future__ import annotations
 
@@ -11,76 +11,46 @@ from mimbench.store.files import canonical
 
 
 def check_comparable(grid: Grid) -> None:
-    """Refuse a column whose runs differ in metric, protocol or data, naming the field and the runs."""
+    """Refuse a column whose runs differ in metric, protocol or data, naming the fields, their values and examples."""
     for column in grid.columns:
-        results = {
-            record.name: record.result
-            for row in grid.rows
-            for record in grid.runs(row, column.protocol).values()
-            if record.result is not None
-        }
-        differences = _differences(results, column)
-        if differences:
+        records = [record for row in grid.rows for record in grid.runs(row, column.protocol).values()]
+        results = {record.name: record.result for record in records if record.result is not None}
+        if differences := _differences(results, column):
             raise UserError(
-                f"{grid.name}.{grid.scale}: the numbers of column '{column.protocol}' may not stand side by side. "
-                + " ".join(differences)
-                + " Run the grid again, so that all of them are measured alike."
+                f"{grid.name}.{grid.scale}: the numbers of column '{column.protocol}' are not comparable. "
+                f"{' '.join(differences)} Run the grid again to measure all rows with the same protocol."
             )
 
 
 def _differences(results: dict[str, dict[str, Any]], column: Column) -> list[str]:
-    fields = {
-        "metric": ("the grid asks for", column.metric),
-        "protocol.version": ("", None),
-        "protocol.fingerprint": ("the grid asks for", column.fingerprint),
-        "data.fingerprint": ("", None),
-    }
-    found = []
-    for field, (asks, wanted) in fields.items():
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name, result in results.items():
-            groups[canonical(_at(result, field))].append(name)
-        if wanted is not None and groups and set(groups) != {canonical(wanted)}:
-            found.append(f"{field}: {asks} {canonical(wanted)}; {_listed(groups)}.")
-        elif len(groups) > 1:
-            found.append(f"{field}: {_listed(groups)}.")
-    if found:
-        found += _settings(results)
-    return found
+    """One sentence for each field in which the runs differ from one another or from what the grid asks for."""
+    asked = {"metric": canonical(column.metric), "protocol.fingerprint": canonical(column.fingerprint)}
+    compared = {name: _flatten({"metric": result["metric"], "protocol": result["protocol"],
+                                "data": {"fingerprint": result["data"]["fingerprint"]}})
+                for name, result in results.items()}  # fmt: skip
+    differences = []
+    for field in sorted({field for fields in compared.values() for field in fields}):
+        runs: dict[str, list[str]] = defaultdict(list)  # by value
+        for name, fields in sorted(compared.items()):
+            runs[fields.get(field, "absent")].append(name)
+        if len(runs) > 1 or (field in asked and asked[field] not in runs):
+            wanted = f"the grid asks for {asked[field]}; found " if field in asked else ""
+            found = " against ".join(f"{value} ({_examples(names)})" for value, names in sorted(runs.items()))
+            differences.append(f"{field}: {wanted}{found}.")
+    return differences
 
 
-def _settings(results: dict[str, dict[str, Any]]) -> list[str]:
-    """The protocol settings in which the runs differ, by dotted path."""
-    flat = {name: _flatten((result.get("protocol") or {}).get("settings")) for name, result in results.items()}
-    found = []
-    for key in sorted({key for settings in flat.values() for key in settings}):
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name, settings in flat.items():
-            groups[settings.get(key, "absent")].append(name)
-        if len(groups) > 1:
-            found.append(f"Setting {key}: {_listed(groups)}.")
-    return found
-
-
-def _at(value: Any, path: str) -> Any:
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {prefix: canonical(value)} if prefix else {}
+def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted path -> value as JSON."""
     flat: dict[str, str] = {}
-    for key, inner in value.items():
-        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = canonical(value)
     return flat
 
 
-def _listed(groups: dict[str, list[str]]) -> str:
-    """`20 (a, b) against 30 (c)`; long lists of runs are cut."""
-    parts = []
-    for value, names in sorted(groups.items()):
-        shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        parts.append(f"{value} ({shown})")
-    return " against ".join(parts)
+def _examples(names: list[str]) -> str:
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more

@@ -1,75 +1,45 @@
-"""What the rows cost, apart from the table: these numbers differ each time."""
+"""Time, images, memory and energy of the rows. Not in the table, since they differ each time."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mimbench.report.collect import Grid, Record
+from mimbench.report.collect import Grid
 
-ALL_ROWS = "all rows, shared runs once"
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-@dataclass(frozen=True)
-class Cost:
-    """Of the finished runs of one kind that a row needs, or of the whole grid."""
-
-    row: str
-    kind: str
-    runs: int
-    total_seconds: float
-    total_images: int
-    peak_memory_bytes: int | None
-    energy_joules: float | None  # None unless every run could be measured
-
-    @property
-    def mean_seconds(self) -> float:
-        return self.total_seconds / self.runs
-
-    @property
-    def mean_images(self) -> float:
-        return self.total_images / self.runs
+ALL_ROWS = "all rows (shared runs counted once)"
+MEASURED = {"seconds": "float64", "images": "int64", "peak_memory_bytes": "Int64", "energy_joules": "float64"}
+FORMATS = {"mean_seconds": "{:.1f}", "mean_images": "{:.0f}", "total_seconds": "{:.1f}", "energy_joules": "{:.0f}"}
 
 
-def costs(grid: Grid) -> list[Cost]:
-    """By row and kind, then for the whole grid, where a run that several rows share counts once."""
-    found = [_cost(row.name, kind, grid.runs(row, kind).values()) for row in grid.rows for kind in grid.kinds()]
-    found += [_cost(ALL_ROWS, kind, (r for r in grid.records.values() if r.kind == kind)) for kind in grid.kinds()]
-    found.append(_cost(ALL_ROWS, "all", grid.records.values()))
-    return [cost for cost in found if cost is not None]
+def costs(grid: Grid) -> pd.DataFrame:
+    """Of finished runs, by row and kind, then by kind for the whole grid; the last line is the total."""
+    import pandas as pd
 
-
-def _cost(row: str, kind: str, records: Iterable[Record]) -> Cost | None:
-    unique = {r.name: r.cost for r in records if r.state == "done" and r.cost is not None}
-    found = list(unique.values())
-    if not found:
-        return None
-    memory = [int(cost["peak_memory_bytes"]) for cost in found if cost.get("peak_memory_bytes") is not None]
-    energy = [float(cost["energy_joules"]) for cost in found if cost.get("energy_joules") is not None]
-    return Cost(
-        row,
-        kind,
-        len(found),
-        sum(float(cost.get("seconds") or 0) for cost in found),
-        sum(int(cost.get("images") or 0) for cost in found),
-        max(memory, default=None),
-        sum(energy) if len(energy) == len(found) else None,
-    )
+    groups = [(row.name, kind, list(grid.runs(row, kind).values())) for row in grid.rows for kind in grid.kinds()]
+    everything = list(grid.records.values())
+    groups += [(ALL_ROWS, kind, [record for record in everything if record.kind == kind]) for kind in grid.kinds()]
+    groups.append((ALL_ROWS, "all", everything))
+    runs = [
+        {**record.cost, "row": row, "kind": kind, "run": record.name}
+        for row, kind, records in groups
+        for record in records
+        if record.state == "done" and record.cost is not None
+    ]
+    frame = pd.DataFrame(runs, columns=["row", "kind", "run", *MEASURED]).astype(MEASURED)
+    by_kind = frame.drop_duplicates(["row", "kind", "run"]).groupby(["row", "kind"], sort=False)
+    return by_kind.agg(
+        runs=("run", "size"), mean_seconds=("seconds", "mean"), mean_images=("images", "mean"),
+        total_seconds=("seconds", "sum"), total_images=("images", "sum"),
+        peak_memory_bytes=("peak_memory_bytes", "max"),
+        energy_joules=("energy_joules", lambda joules: joules.sum(skipna=False)),  # none unless measured in every run
+    ).reset_index()  # fmt: skip
 
 
 def costs_csv(grid: Grid) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["row", "kind", "runs", "mean_seconds", "mean_images", "total_seconds", "total_images",
-                     "peak_memory_bytes", "energy_joules"])  # fmt: skip
-    for cost in costs(grid):
-        writer.writerow([cost.row, cost.kind, cost.runs, f"{cost.mean_seconds:.1f}", f"{cost.mean_images:.0f}",
-                         f"{cost.total_seconds:.1f}", cost.total_images, _or_empty(cost.peak_memory_bytes),
-                         _or_empty(cost.energy_joules)])  # fmt: skip
-    return stream.getvalue()
-
-
-def _or_empty(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}"
+    frame = costs(grid)
+    for name, form in FORMATS.items():
+        frame[name] = frame[name].map(form.format, na_action="ignore")
+    return frame.to_csv(index=False, lineterminator="\n")

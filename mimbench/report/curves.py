@@ -1,8 +1,8 @@
-"""The figures that show how runs went: losses over steps, probe accuracy over layers, learning-rate sweeps."""
+"""The figures of how runs went: losses over steps, probe accuracy over layers, learning-rate sweeps."""
 
 from __future__ import annotations
 
-import csv
+import itertools
 import math
 import textwrap
 from collections.abc import Callable
@@ -11,157 +11,130 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
-from mimbench.report.colours import ACCENT
-from mimbench.store.records import is_number
+from mimbench.report.colors import ACCENT
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Read = Callable[[Any], dict[float, float]]  # raw values of a result -> x -> score
+Read = Callable[[dict[str, Any]], list[tuple[float, float]]]  # a result's raw values -> x and score of each point
 PANEL_LETTERS = 28  # of a title that fit above one of three panels side by side
-POINTS = 200  # drawn of a curve: each the mean of a stretch of steps
+POINTS = 200  # drawn of a curve, each the mean over several steps
 
 
-def read_curve(path: Path) -> list[tuple[float, float]]:
-    """(step, loss) of a curve.csv. A line cut short by a crash, or a missing file, is passed over."""
-    points = []
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-            for line in csv.DictReader(stream):
-                try:
-                    point = float(line["step"]), float(line["loss"])
-                except (KeyError, TypeError, ValueError):
-                    continue
-                if all(map(is_number, point)):
-                    points.append(point)
-    except (OSError, csv.Error):
-        return points
-    return points
+def read_curve(path: Path) -> pd.DataFrame:
+    """step and loss of a curve.csv. Empty if there is none; the last line of a running run may be incomplete."""
+    import pandas as pd
+
+    if not path.exists():
+        return pd.DataFrame({"step": [], "loss": []})
+    curve = pd.read_csv(path, usecols=["step", "loss"], on_bad_lines="skip")
+    return curve.apply(pd.to_numeric, errors="coerce").dropna().reset_index(drop=True)
 
 
-def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    stretch = math.ceil(len(points) / POINTS) or 1
-    parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
-    return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
+def thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    return curve.groupby(curve.index // (math.ceil(len(curve) / POINTS) or 1)).mean()
 
 
 def pretraining(analysis: Analysis) -> Figure | None:
-    """A panel a row, a line a seed."""
+    """One panel per row, one line per seed."""
+    import pandas as pd
     import seaborn as sns
 
     grid = analysis.grid
-    curves = {
-        row.label: {seed: points for seed, record in grid.runs(row, "pretrain").items()
-                    if (points := thinned(read_curve(record.folder / "curve.csv")))}
+    curves = [
+        thinned(curve).assign(row=row.label, seed=seed)
         for row in grid.rows
-    }  # fmt: skip
-    curves = {label: seeds for label, seeds in curves.items() if seeds}
+        for seed, record in grid.runs(row, "pretrain").items()
+        if len(curve := read_curve(record.folder / "curve.csv"))
+    ]
     if not curves:
         return None
-    figure, axes_list = _small_multiples(len(curves), across=3)
-    for axes, (label, seeds) in zip(axes_list, curves.items(), strict=True):
-        for points in seeds.values():
-            steps, losses = zip(*points, strict=True)
-            sns.lineplot(x=steps, y=losses, ax=axes, color=ACCENT, alpha=0.6, linewidth=1.2, errorbar=None)
-        axes.set_title(textwrap.fill(label, PANEL_LETTERS), fontsize=10)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
+    panels = pd.concat(curves).groupby("row", sort=False)
+    figure, axes_list = small_multiples(len(panels), across=3, width=9.2, height=2.45)
+    for axes, (label, of_row) in zip(axes_list, panels, strict=True):
+        sns.lineplot(of_row, x="step", y="loss", units="seed", estimator=None, ax=axes, color=ACCENT, alpha=0.6,
+                     linewidth=1.2)  # fmt: skip
+        axes.set_title(textwrap.fill(str(label), PANEL_LETTERS), fontsize=10)
     return figure
 
 
 def probe_layers(analysis: Analysis) -> Figure | None:
-    """Held-out accuracy by layer, a line a row."""
+    """Held-out accuracy by layer, one line per row."""
     from matplotlib.ticker import MaxNLocator
 
-    series = _series(analysis.grid, "linear_probe", lambda values: {
-        float(entry["layer"]): float(entry["val"]) for entry in values["by_layer"]
-    })  # fmt: skip
-    if not series:
+    scores = _scores(analysis.grid, "linear_probe", lambda values: [
+        (entry["layer"], entry["val"]) for entry in values.get("by_layer", [])
+    ])  # fmt: skip
+    if scores.empty:
         return None
-    figure, (axes,) = _wide(1)
-    _lines(axes, analysis.grid, series, legend=True)
-    axes.set_title(_heading(analysis.grid, "linear_probe"))
-    axes.set_xlabel("layer")
-    axes.set_ylabel("held-out score")
+    figure, (axes,) = small_multiples(1, across=1, width=9.2, height=3.4)
+    _lines(axes, analysis.grid, "linear_probe", scores, legend=True)
+    axes.set(xlabel="layer", ylabel="held-out score")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def learning_rates(analysis: Analysis) -> Figure | None:
-    """Held-out score by learning rate, a panel a protocol that sweeps one."""
-    swept = {
-        column.protocol: series
+    """Held-out score by learning rate, one panel per protocol that sweeps it."""
+    found = {
+        column.protocol: _scores(analysis.grid, column.protocol, lambda values: [
+            (float(rate), entry["val"]) for rate, entry in values.get("by_lr", {}).items()
+        ])
         for column in analysis.grid.columns
-        if (series := _series(analysis.grid, column.protocol, lambda values: {
-            float(rate): float(entry["val"]) for rate, entry in values["by_lr"].items() if float(rate) > 0
-        }))
     }  # fmt: skip
+    swept = {protocol: scores for protocol, scores in found.items() if not scores.empty}
     if not swept:
         return None
-    figure, axes_list = _wide(len(swept))
-    for position, (axes, (protocol, series)) in enumerate(zip(axes_list, swept.items(), strict=True)):
-        _lines(axes, analysis.grid, series, legend=position == len(swept) - 1)
-        axes.set_title(_heading(analysis.grid, protocol))
-        axes.set_xlabel("learning rate")
-        axes.set_xscale("log")
-        rates = sorted({rate for by_rate in series.values() for rate in by_rate})
+    figure, axes_list = small_multiples(len(swept), across=len(swept), width=9.2, height=3.4)
+    for axes, (protocol, scores) in zip(axes_list, swept.items(), strict=True):
+        _lines(axes, analysis.grid, protocol, scores, legend=axes is axes_list[-1])
+        axes.set(xlabel="learning rate", ylabel="held-out score" if axes is axes_list[0] else "", xscale="log")
+        rates = sorted(scores["x"].unique())
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.minorticks_off()
-    axes_list[0].set_ylabel("held-out score")
     return figure
 
 
-def _series(grid: Grid, protocol: str, read: Read) -> dict[str, dict[float, float]]:
-    """Row label -> x -> mean over seeds. Results that lack these raw values, or hold other ones, are passed over."""
-    series = {}
-    for row in grid.rows:
-        found: dict[float, list[float]] = {}
-        for record in grid.runs(row, protocol).values():
-            try:
-                points = read((record.result or {})["values"])
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-                continue
-            for x, y in points.items():
-                if is_number(x) and is_number(y):
-                    found.setdefault(x, []).append(y)
-        if found:
-            series[row.label] = {x: sum(ys) / len(ys) for x, ys in sorted(found.items())}
-    return series
+def _scores(grid: Grid, protocol: str, read: Read) -> pd.DataFrame:
+    """One line per row, seed and point: label, x, score."""
+    import pandas as pd
+
+    points = [
+        (row.label, x, score)
+        for row in grid.rows
+        for record in grid.runs(row, protocol).values()
+        if record.result is not None
+        for x, score in read(record.result["values"])
+    ]
+    return pd.DataFrame(points, columns=["label", "x", "score"])
 
 
-def _lines(axes: Axes, grid: Grid, series: dict[str, dict[float, float]], *, legend: bool) -> None:
+def _lines(axes: Axes, grid: Grid, protocol: str, scores: pd.DataFrame, *, legend: bool) -> None:
+    """Means over seeds. A row has the same color and marker in every panel."""
     import seaborn as sns
 
     labels = [row.label for row in grid.rows]
-    palette = sns.color_palette("colorblind", len(labels))
-    markers = "osD^vPX*hd"
-    for label, points in series.items():
-        index = labels.index(label)
-        sns.lineplot(x=list(points), y=list(points.values()), ax=axes, color=palette[index], label=label, errorbar=None,
-                     marker=markers[index % len(markers)], markersize=6, markeredgewidth=0, legend=False)  # fmt: skip
+    colors = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    markers = dict(zip(labels, itertools.cycle("osD^vPX*hd")))
+    sns.lineplot(scores, x="x", y="score", hue="label", style="label", palette=colors, markers=markers, dashes=False,
+                 errorbar=None, markersize=6, markeredgewidth=0, ax=axes, legend=legend)  # fmt: skip
+    axes.set_title(next(column.heading for column in grid.columns if column.protocol == protocol))
     if legend:
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
+        sns.move_legend(axes, "center left", bbox_to_anchor=(1.02, 0.5), title=None, fontsize=9)
 
 
-def _heading(grid: Grid, protocol: str) -> str:
-    return next((c.heading for c in grid.columns if c.protocol == protocol), protocol)
-
-
-def _wide(count: int) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.2, 3.4))
-    return figure, list(figure.subplots(1, count, squeeze=False).flat)
-
-
-def _small_multiples(count: int, across: int) -> tuple[Figure, list[Axes]]:
+def small_multiples(
+    count: int, across: int, width: float, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """`width`: of the figure; `height`: of each panel, in inches."""
     from matplotlib.figure import Figure
 
     across = min(across, count)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(9.2, 2.3 * down + 0.3))
-    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    figure = Figure(figsize=(width, height * down))
+    axes = list(figure.subplots(down, across, squeeze=False, sharey=sharey).flat)
     for spare in axes[count:]:
         spare.remove()
     return figure, axes[:count]

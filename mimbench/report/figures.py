@@ -1,21 +1,21 @@
-"""The figures of a report, drawn with seaborn off any screen. SVG takes the page's colours; PNG is white."""
+"""The figures of a report, drawn with seaborn, without a display. SVG takes the colors of the page; PNG is white."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mimbench.report.analysis import Analysis, Cell
-from mimbench.report.colours import ACCENT, BASE, MUTED, STYLE
-from mimbench.report.curves import learning_rates, pretraining, probe_layers
+from mimbench.report.analysis import Analysis
+from mimbench.report.colors import ACCENT, BASE, MUTED, STYLE
+from mimbench.report.curves import learning_rates, pretraining, probe_layers, small_multiples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Dots = tuple[list[float], float, float | None, float | None]  # of each seed; mean; interval
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Drawing:
 
 
 def draw(analysis: Analysis) -> Iterator[Drawing]:
-    """Every figure for which there are numbers."""
+    """All figures that have data."""
     import matplotlib as mpl
     import seaborn as sns
 
     style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
     base = analysis.grid.compared_with
     figures: dict[str, tuple[Callable[[Analysis], Figure | None], str]] = {
-        "intervals": (intervals, "Dots: seeds. Bar: mean and its 95 % t-interval over seeds. Where two bars overlap "
-                      "says little; the paired differences below do."),
-        "differences": (differences, f"Differences from {base}, seed by seed (dots), their mean and its 95 % "
-                        "t-interval, without adjustment for the number of comparisons."),
-        "pretraining": (pretraining, "Loss of pre-training over steps, a line a seed. Losses of different targets "
-                        "have different scales: each panel has its own."),
-        "probe_layers": (probe_layers, "Linear probe on each layer: mean over seeds, on the held-out images on which "
-                         "the layer is chosen."),
-        "learning_rates": (learning_rates, "Held-out score for each learning rate tried, mean over seeds. A curve "
-                           "that still rises at its edge has not been tuned to its end."),
+        "intervals": (intervals, "Dots: seeds. Bars: mean ± 95 % CI over seeds. Whether two bars overlap is not a test; "
+                      "see the paired differences below."),
+        "differences": (differences, f"Paired differences from {base}. Dots: seeds. Bars: mean ± 95 % CI, not "
+                        "adjusted for the number of comparisons."),
+        "pretraining": (pretraining, "Pre-training loss over steps, one line per seed. Losses of different targets "
+                        "have different scales, so each panel has its own."),
+        "probe_layers": (probe_layers, "Linear probe by layer: held-out score, mean over seeds. The layer is chosen on "
+                         "these held-out images."),
+        "learning_rates": (learning_rates, "Held-out score by learning rate, mean over seeds. If the best rate is at "
+                           "the edge, the sweep was too narrow."),
     }  # fmt: skip
     with mpl.rc_context(style):
         for name, (function, caption) in figures.items():
@@ -53,55 +53,38 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
 
 
 def intervals(analysis: Analysis) -> Figure | None:
-    """A panel a protocol: the mean and its interval, every seed below it."""
-
-    def panel(axes: Axes, index: int, cell: Cell, colour: str) -> None:
-        assert cell.summary is not None
-        _dots(axes, index, list(cell.values.values()), colour)
-        _bar(axes, index, cell.summary.mean, cell.summary.low, cell.summary.high, colour)
-
-    return _panels(analysis, panel, lambda cell: cell.summary is not None, "")
+    """One panel per protocol: mean, interval and all seeds."""
+    dots = {place: (list(cell.values.values()), cell.summary.mean, cell.summary.low, cell.summary.high)
+            for place, cell in analysis.cells.items() if cell.summary}  # fmt: skip
+    return _panels(analysis, dots, "")
 
 
 def differences(analysis: Analysis) -> Figure | None:
-    """A panel a protocol: the paired differences from each row's reference."""
-
-    def panel(axes: Axes, index: int, cell: Cell, colour: str) -> None:
-        assert cell.comparison is not None
-        c = cell.comparison
-        _dots(axes, index, [difference for _, difference in c.differences], colour)
-        _bar(axes, index, c.difference, c.low, c.high, colour)
+    """One panel per protocol: the paired differences from each row's reference."""
+    compared = {place: cell.comparison for place, cell in analysis.cells.items() if cell.comparison}
+    dots = {place: ([difference for _, difference in c.differences], c.difference, c.low, c.high)
+            for place, c in compared.items()}  # fmt: skip
+    figure = _panels(analysis, dots, f"difference from {analysis.grid.compared_with}")
+    for axes in figure.axes if figure else ():
         axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-
-    label = f"difference from {analysis.grid.compared_with}"
-    return _panels(analysis, panel, lambda cell: cell.comparison is not None, label)
+    return figure
 
 
-def _panels(
-    analysis: Analysis, panel: Callable[[Axes, int, Cell, str], None], has: Callable[[Cell], bool], label: str
-) -> Figure | None:
-    from matplotlib.figure import Figure
+def _panels(analysis: Analysis, dots: dict[tuple[str, str], Dots], label: str) -> Figure | None:
+    """One panel per protocol. `dots`: by row and protocol."""
     from matplotlib.ticker import MaxNLocator
 
-    grid = analysis.grid
-    columns = [c for c in grid.columns if any(has(analysis.cell(row, c)) for row in grid.rows)]
-    rows = [row for row in grid.rows if any(has(analysis.cell(row, c)) for c in columns)]
+    columns = [c for c in analysis.grid.columns if any(protocol == c.protocol for _, protocol in dots)]
+    rows = [row for row in analysis.grid.rows if any(name == row.name for name, _ in dots)]
     if not columns:
         return None
-    across = min(2, len(columns))
-    down = math.ceil(len(columns) / across)
-    figure = Figure(figsize=(4.6 * across, down * (0.38 * len(rows) + 1.1)))
+    width, height = 4.6 * min(2, len(columns)), 0.38 * len(rows) + 1.1
+    figure, axes_list = small_multiples(len(columns), across=2, width=width, height=height, sharey=True)
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.08)
-    grid_of_axes = figure.subplots(down, across, squeeze=False, sharey=True)
-    for position, axes in enumerate(grid_of_axes.flat):
-        if position >= len(columns):
-            axes.remove()
-            continue
-        column = columns[position]
+    for axes, column in zip(axes_list, columns, strict=True):
         for index, row in enumerate(rows):
-            cell = analysis.cell(row, column)
-            if has(cell):
-                panel(axes, index, cell, BASE if row.is_reference else ACCENT)
+            if (row.name, column.protocol) in dots:
+                _draw(axes, index, *dots[row.name, column.protocol], BASE if row.is_reference else ACCENT)
         axes.set_title(column.heading)
         axes.set_xlabel(label)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
@@ -113,35 +96,30 @@ def _panels(
     return figure
 
 
-def _dots(axes: Axes, index: int, values: list[float], colour: str) -> None:
+def _draw(
+    axes: Axes, index: int, values: list[float], mean: float, low: float | None, high: float | None, color: str
+) -> None:
+    """The mean and its interval as a bar, the seeds as dots below it."""
     import seaborn as sns
 
     sns.stripplot(x=values, y=[index + 0.24] * len(values), ax=axes, orient="h", native_scale=True, jitter=False,
-                  color=colour, alpha=0.55, size=5, zorder=2)  # fmt: skip
-
-
-def _bar(axes: Axes, index: int, mean: float, low: float | None, high: float | None, colour: str) -> None:
+                  color=color, alpha=0.55, size=5, zorder=2)  # fmt: skip
     if low is not None and high is not None:
-        axes.plot([low, high], [index, index], color=colour, linewidth=2, zorder=3, solid_capstyle="round")
-    axes.plot([mean], [index], marker="|", markersize=13, markeredgewidth=2.5, color=colour, zorder=4)
+        axes.plot([low, high], [index, index], color=color, linewidth=2, zorder=3, solid_capstyle="round")
+    axes.plot([mean], [index], marker="|", markersize=13, markeredgewidth=2.5, color=color, zorder=4)
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The same bytes for the same numbers; the ids carry the figure's name, so that several fit in one page."""
+    """The same bytes for the same numbers. Ids carry the figure's name, so that one page can hold several."""
     import matplotlib as mpl
 
-    stream = io.StringIO()
+    stream, undated = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": name, "svg.id": name}):
-        figure.savefig(stream, format="svg", metadata=_undated())
+        figure.savefig(stream, format="svg", metadata=undated)
     return stream.getvalue()
-
-
-def _undated() -> dict[str, Any]:
-    return {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    with contextlib.closing(stream):
-        figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
-        return stream.getvalue()
+    figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
+    return stream.getvalue()

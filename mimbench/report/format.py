@@ -1,4 +1,6 @@
-"""Figures as people say them."""
+"""Numbers as text. Imports nothing heavy: `status` and `--help` stay quick."""
+
+DASH = "–"  # where there is no number
 
 
 def duration(seconds: float) -> str:
@@ -7,3 +9,27 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.{0 if minutes >= 10 else 1}f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def number(value: float, unit: str, sign: bool = False) -> str:
+    """Two decimals for percentages, four digits for anything else; a true minus sign."""
+    plus = "+" if sign else ""
+    text = f"{value:{plus}.2f}" if unit == "%" else f"{value:{plus}.4g}"
+    return "0.00" if text in ("-0.00", "+0.00") else text.replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, unit: str, sign: bool = False) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{number(low, unit, sign)} to {number(high, unit, sign)}"
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "<0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"

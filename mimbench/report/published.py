@@ -1,4 +1,4 @@
-"""The numbers that papers and repositories report, for a column of their own beside ours."""
+"""Numbers that papers and repositories report, shown in a column of their own beside ours."""
 
 from __future__ import annotations
 
@@ -6,35 +6,27 @@ import csv
 import functools
 import importlib.resources
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mimbench.errors import UserError, nearest, unknown
+from mimbench.errors import UserError, check_known, nearest
 from mimbench.report.collect import Grid
+from mimbench.report.format import DASH
 
 SHORT = {"finetune": "FT", "linear_probe": "LP", "knn": "kNN"}
 HEADS = {"segmentation_setr_pup": "SETR-PUP", "segmentation_upernet": "UPerNet"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """One line of published.csv."""
-
-    fields: dict[str, str]
-
-    @property
-    def value(self) -> str:
-        return self.fields["value"]
+Published = dict[str, str]  # one line of published.csv
 
 
 @functools.cache
-def published_rows() -> tuple[dict[str, str], ...]:
+def published_rows() -> tuple[Published, ...]:
     text = importlib.resources.files("mimbench.paper").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
 def protocol_of(evaluation: str) -> str | None:
-    """Ours for one of theirs, or None where there is no counterpart."""
+    """Our protocol for a published evaluation, or None if there is no counterpart."""
     if evaluation in SHORT:
         return evaluation
     return "segmentation" if evaluation.startswith("segmentation_") else None
@@ -45,8 +37,7 @@ def lookup(selection: dict[str, Any], place: str) -> dict[str, Published]:
     rows = [row for row in published_rows() if protocol_of(row["eval"])]
     allowed = {}
     for column, wanted in selection.items():
-        if column not in rows[0]:
-            raise unknown(f"{place}.{column}", "column", column, rows[0])
+        check_known(f"{place}.{column}", "column", column, rows[0])
         allowed[column] = {str(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
         known = {row[column] for row in rows}
         for value in sorted(allowed[column] - known):
@@ -56,20 +47,20 @@ def lookup(selection: dict[str, Any], place: str) -> dict[str, Published]:
     if not matching:
         partial = [row for row in rows if any(row[column] in values for column, values in allowed.items())]
         raise UserError(f"{place}: no published number matches {selection}. Near it: {_candidates(partial)}")
-    found: dict[str, Published] = {}
-    for protocol in dict.fromkeys(str(protocol_of(row["eval"])) for row in matching):
-        candidates = [row for row in matching if protocol_of(row["eval"]) == protocol]
+    found: dict[str, list[Published]] = {}
+    for row in matching:
+        found.setdefault(str(protocol_of(row["eval"])), []).append(row)
+    for protocol, candidates in found.items():
         if len(candidates) > 1:
             raise UserError(
                 f"{place}: {len(candidates)} published numbers match for {protocol}; "
-                f"add a column that tells them apart: {_candidates(candidates)}"
+                f"add a column that distinguishes them: {_candidates(candidates)}"
             )
-        found[protocol] = Published(candidates[0])
-    return found
+    return {protocol: candidates[0] for protocol, candidates in found.items()}
 
 
-def _candidates(rows: list[dict[str, str]]) -> str:
-    """What tells the candidates apart, a few of them."""
+def _candidates(rows: list[Published]) -> str:
+    """A few candidates, by the columns in which they differ."""
     columns = [c for c in rows[0] if len({row[c] for row in rows}) > 1 and c not in ("value", "notes")] if rows else []
     lines = ["{" + ", ".join(f"{c}: {row[c]!r}" for c in columns) + "}" for row in rows[:8]]
     return "; ".join(lines) + (f"; and {len(rows) - 8} more." if len(rows) > 8 else ".")
@@ -79,12 +70,12 @@ def _candidates(rows: list[dict[str, str]]) -> str:
 class PaperColumn:
     heading: str
     cells: dict[str, str]  # by row
-    sources: list[str]  # numbered from 1, as the cells refer to them
+    sources: list[str]  # the cells refer to them by number, from 1
     numbers: dict[tuple[str, str], Published]  # by row and protocol
 
 
 def paper_column(grid: Grid) -> PaperColumn | None:
-    """Theirs beside ours, each with its source; None where no row has a published counterpart."""
+    """The published numbers of all rows, each with its source; None if no row has any."""
     numbers: dict[tuple[str, str], Published] = {}
     for row in grid.rows:
         if row.paper:
@@ -92,34 +83,31 @@ def paper_column(grid: Grid) -> PaperColumn | None:
             numbers |= {(row.name, c.protocol): found[c.protocol] for c in grid.columns if c.protocol in found}
     if not numbers:
         return None
-    setting = Counter((p.fields["backbone"], p.fields["pretrain_data"]) for p in numbers.values()).most_common(1)[0][0]
+    setting = Counter((p["backbone"], p["pretrain_data"]) for p in numbers.values()).most_common(1)[0][0]
     protocols = [c.protocol for c in grid.columns if any(protocol == c.protocol for _, protocol in numbers)]
     heading = f"paper ({', '.join(filter(None, setting))}): {' / '.join(_short(p, numbers) for p in protocols)}"
-    cells, sources = {}, []
+    cells: dict[str, str] = {}
+    sources: dict[str, int] = {}  # numbered from 1, in the order in which the cells refer to them
     for row in grid.rows:
         mine = {protocol: numbers[row.name, protocol] for protocol in protocols if (row.name, protocol) in numbers}
-        if not mine:
-            cells[row.name] = ""
-            continue
-        marks = _sources(list(mine.values()), setting)
-        sources += [mark for mark in marks if mark not in sources]
-        refs = ", ".join(str(number) for number in sorted(sources.index(mark) + 1 for mark in marks))
-        cells[row.name] = " / ".join(mine[p].value if p in mine else "–" for p in protocols) + f" [{refs}]"
-    return PaperColumn(heading, cells, sources, numbers)
+        refs = sorted(sources.setdefault(source, len(sources) + 1) for source in _sources(mine.values(), setting))
+        values = " / ".join(mine[protocol]["value"] if protocol in mine else DASH for protocol in protocols)
+        cells[row.name] = f"{values} [{', '.join(map(str, refs))}]" if mine else DASH
+    return PaperColumn(heading, cells, list(sources), numbers)
 
 
 def _short(protocol: str, numbers: dict[tuple[str, str], Published]) -> str:
-    datasets = {p.fields["dataset"] for (_, own), p in numbers.items() if own == protocol}
+    datasets = {p["dataset"] for (_, own), p in numbers.items() if own == protocol}
     dataset = datasets.pop() if len(datasets) == 1 else "several data sets"
     if protocol == "segmentation":
         return dataset
     return SHORT[protocol] if dataset == "ImageNet-1K" else f"{SHORT[protocol]} {dataset}"
 
 
-def _sources(published: list[Published], setting: tuple[str, str]) -> list[str]:
-    """One line a table of a source, with what sets its numbers apart from the column's heading."""
+def _sources(published: Iterable[Published], setting: tuple[str, str]) -> list[str]:
+    """One line per table of a source, with what differs from the column's heading."""
     found: dict[str, list[str]] = {}
-    for fields in (p.fields for p in published):
+    for fields in published:
         details = found.setdefault(f"{fields['source']}, {fields['table']}", [])
         if (fields["backbone"], fields["pretrain_data"]) != setting:
             details.append(f"{fields['backbone']}, pre-training data: {fields['pretrain_data'] or 'not stated'}")

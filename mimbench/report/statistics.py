@@ -1,4 +1,4 @@
-"""What a few seeds allow to say: means, t-intervals, paired tests, Holm's adjustment."""
+"""Means, t-intervals and paired t-tests over a few seeds, with Holm's adjustment."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
-ONE_SEED = "one seed: no interval"
-ONE_PAIR = "one seed: no test"
-IDENTICAL = "identical over seeds: no interval"
-CONSTANT = "the same difference in every seed: no test"
-NOT_TOLD_APART = "not told apart"
+NOT_SIGNIFICANT = "not significant"
+ONE_PAIR = "no test with one seed"
+CONSTANT = "no test: the same difference in every seed"
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,6 @@ class Summary:
     sd: float | None = None  # ddof 1
     low: float | None = None  # the 95 % t-interval
     high: float | None = None
-    reason: str = ""  # why there is no interval
-
-    @property
-    def half(self) -> float | None:
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -40,28 +33,30 @@ class Comparison:
     low: float | None = None
     high: float | None = None
     p: float | None = None  # two-sided paired t-test
-    p_holm: float | None = None  # None for the primary comparison, which is tested as it stands
-    primary: bool = False
-    verdict: str = NOT_TOLD_APART  # higher, lower, not told apart, or why no test was made
+    p_holm: float | None = None  # None for the primary comparison, whose p is not adjusted
+    primary: bool = False  # pre-specified in the grid
+    verdict: str = NOT_SIGNIFICANT  # higher, lower, not significant, or why no test was made
     differences: tuple[tuple[int, float], ...] = ()  # by seed
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean, spread and interval; without an interval where the seeds cannot give one."""
+def summarize(values: Sequence[float]) -> Summary | None:
+    """Mean, spread and interval; no interval with one seed or identical ones. None without values."""
+    if not values:
+        return None
     ordered = sorted(values)  # so that the order of the seeds cannot move the last bit
     n = len(ordered)
     mean = math.fsum(ordered) / n
     if n == 1:
-        return Summary(1, mean, reason=ONE_SEED)
+        return Summary(1, mean)
     if _constant(ordered, ordered):
-        return Summary(n, mean, 0.0, reason=IDENTICAL)
+        return Summary(n, mean, 0.0)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / (n - 1))
     low, high, _ = _t_test(ordered)
     return Summary(n, mean, sd, low, high)
 
 
 def compare(values: Mapping[int, float], base: Mapping[int, float]) -> Comparison | None:
-    """The paired test of a row against the base; no verdict yet. None where they share no seed."""
+    """The paired test of a row against its reference, before any verdict. None if they share no seed."""
     seeds = sorted(set(values) & set(base))
     if not seeds:
         return None
@@ -70,7 +65,7 @@ def compare(values: Mapping[int, float], base: Mapping[int, float]) -> Compariso
     difference = math.fsum(ordered) / len(ordered)
     if len(seeds) == 1:
         return Comparison(1, difference, verdict=ONE_PAIR, differences=by_seed)
-    # Equal differences in every seed (seen where a metric counts few images) would give p = 0 from no evidence.
+    # equal differences in every seed (a metric over few images) would give p = 0 without evidence
     if _constant(ordered, [side[seed] for side in (values, base) for seed in seeds]):
         return Comparison(len(seeds), difference, verdict=CONSTANT, differences=by_seed)
     low, high, p = _t_test(ordered)
@@ -78,7 +73,7 @@ def compare(values: Mapping[int, float], base: Mapping[int, float]) -> Compariso
 
 
 def judge(comparisons: Mapping[str, Comparison], primary: str | None, family: int) -> dict[str, Comparison]:
-    """The verdicts of one column, by row. `family`: comparisons planned in it beside the primary one."""
+    """The verdicts of one column, by row. `family`: the number of comparisons planned in it, without the primary one."""
     adjusted = holm({row: c.p for row, c in comparisons.items() if c.p is not None and row != primary}, family)
     judged = {}
     for row, comparison in comparisons.items():
@@ -92,7 +87,7 @@ def judge(comparisons: Mapping[str, Comparison], primary: str | None, family: in
 
 
 def holm(p_values: Mapping[str, float], family: int | None = None) -> dict[str, float]:
-    """Holm's step-down adjustment. A family larger than the values counts those that could not be tested yet."""
+    """Holm's step-down adjustment. `family`: the number of planned comparisons, if some could not be tested yet."""
     count = max(family or 0, len(p_values))
     adjusted: dict[str, float] = {}
     running = 0.0

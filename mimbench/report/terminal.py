@@ -1,26 +1,22 @@
-"""The short table on stdout: rich on a terminal, plain aligned text anywhere else."""
+"""The short table on stdout: rich on a terminal, plain aligned text elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from typing import TextIO
 
-from mimbench.report.analysis import Analysis, analyse
-from mimbench.report.published import paper_column
-from mimbench.report.tables import legend, paper_note, text_rows, warning_of_one_seed
-from mimbench.store.results import Store
+from mimbench.report.table import Table
 
 ASCII = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "−": "-", "–": "-"})
 
 
-def print_table(store: Store, name: str, scale: str, stream: TextIO | None = None) -> None:
-    """The table, with the note that must stand beside it."""
+def print_table(table: Table, stream: TextIO | None = None) -> None:
+    """The table and the notes below it."""
     stream = stream or sys.stdout
-    analysis = analyse(store, name, scale)
     if stream.isatty():
-        _print_rich(analysis, stream)
+        _print_rich(table, stream)
         return
-    text = terminal_table(analysis)
+    text = plain_text(table)
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -28,15 +24,13 @@ def print_table(store: Store, name: str, scale: str, stream: TextIO | None = Non
     stream.write(text)
 
 
-def terminal_table(analysis: Analysis) -> str:
-    """Plain aligned text."""
-    headings, rows = text_rows(analysis)
-    lines = [headings, *rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(headings))]
-    table = [_aligned(line, widths) for line in lines]
-    table.insert(1, "-" * len(table[0]))
-    grid = analysis.grid
-    return "\n".join([f"{grid.title} ({grid.name}, {grid.scale})", "", *table, "", *_below(analysis)]) + "\n"
+def plain_text(table: Table) -> str:
+    headings, rows = table.with_paper()
+    widths = [max(map(len, cells)) for cells in zip(headings, *rows, strict=True)]
+    lines = [_aligned(line, widths) for line in [headings, *rows]]
+    lines.insert(1, "-" * len(lines[0]))
+    grid = table.grid
+    return "\n".join([f"{grid.title} ({grid.name}, {grid.scale})", "", *lines, "", *_below(table)]) + "\n"
 
 
 def _aligned(line: list[str], widths: list[int]) -> str:
@@ -44,31 +38,23 @@ def _aligned(line: list[str], widths: list[int]) -> str:
     return "  ".join([first.strip().ljust(widths[0]), *others]).rstrip()
 
 
-def _below(analysis: Analysis) -> list[str]:
-    paper = paper_column(analysis.grid)
-    texts = [
-        warning_of_one_seed(analysis),
-        analysis.grid.note.replace("**", "").replace("`", ""),
-        *legend(analysis),
-        paper_note(paper) if paper else "",
-    ]
-    return [text for text in texts if text]
+def _below(table: Table) -> list[str]:
+    note = table.grid.note.replace("**", "").replace("`", "")
+    return [text for text in (table.warning, note, *table.legend, table.paper_note) if text]
 
 
-def _print_rich(analysis: Analysis, stream: TextIO) -> None:
+def _print_rich(table: Table, stream: TextIO) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    headings, rows = text_rows(analysis)
-    table = Table(title=Text(analysis.grid.title), title_justify="left", title_style="bold", header_style="")
+    headings, rows = table.with_paper()
+    drawn = RichTable(title=Text(table.grid.title), title_justify="left", title_style="bold", header_style="")
     for index, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
-    for row, cells in zip(analysis.grid.rows, rows, strict=True):
-        table.add_row(
-            *(Text(cell, style="bold" if row.is_reference and not index else "") for index, cell in enumerate(cells))
-        )
+        drawn.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
+    for row, (label, *cells) in zip(table.grid.rows, rows, strict=True):
+        drawn.add_row(Text(label, style="bold" if row.is_reference else ""), *map(Text, cells))
     console = Console(file=stream)
-    console.print(table)
-    for text in _below(analysis):
+    console.print(drawn)
+    for text in _below(table):
         console.print(Text(text), style="dim")

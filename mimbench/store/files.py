@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import socket
@@ -26,9 +25,13 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
+def sha256(value: Any) -> str:
+    """Of the canonical text, in hex digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def fingerprint(value: Any) -> str:
-    """The first 12 hex digits of the sha256 of the canonical text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+    return sha256(value)[:12]
 
 
 def sha256_file(path: Path) -> str:
@@ -45,14 +48,13 @@ def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bo
             stream.write(data.encode() if isinstance(data, str) else data)
             stream.flush()
             os.fsync(stream.fileno())
-        if not once:
+        if once:
+            os.link(temporary, path)  # fails if the file exists, unlike replace
+        else:
             os.replace(temporary, path)
-            return True
-        try:
-            os.link(temporary, path)  # fails if the file exists, unlike rename
-        except FileExistsError:
-            return False
         return True
+    except FileExistsError:
+        return False
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,33 +63,21 @@ def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
     return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
 
 
-def side_by_side(write: Callable[[T], object], items: Iterable[T]) -> None:
+def map_threads(write: Callable[[T], object], items: Iterable[T]) -> None:
     """Write for each item. Threads wait for the disk together, instead of one after the other."""
     with ThreadPoolExecutor(16) as pool:
-        for _ in pool.map(write, items):
-            pass  # an exception of one is raised here
-
-
-def _refused(word: str) -> float:
-    raise ValueError(f"{word} is no number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refused(text)
+        list(pool.map(write, items))  # raises what one of them raised
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file, or an error naming the file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # fails on half a character, which no report could hold
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}). Move it away to have the run done again.") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+        canonical(value)  # refuses NaN and infinity, which Python reads
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}). Move it away to recompute the run.") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object. Move it away to have the run done again.")
+        raise UserError(f"{path}: not a JSON object. Move it away to recompute the run.")
     return value
 
 

@@ -1,7 +1,7 @@
-"""Who is at a folder now: a run, or work that one process does at a time. Without locks that a dead process could keep.
+"""Leases: which process works on a folder now. No lock that a dead process could keep.
 
-Held by creating the next `claim-N` exclusively; kept alive by its modification time. A dead claim is taken over by creating
-`claim-(N+1)`, which only one process can: no rename race.
+A lease is acquired by creating the next `claim-N` exclusively and kept alive by its modification time. A dead one is taken
+over by creating `claim-(N+1)`, which only one process can: no rename race.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mimbench.errors import UserError
-from mimbench.store.files import read_json, write_json
+from mimbench.env import slurm_job
+from mimbench.store.files import write_json
 
 HEARTBEAT_SECONDS = 15
-DEAD_AFTER_SECONDS = 120  # of silence, where the process itself cannot be asked: another host
-Judge = Callable[[dict[str, Any]], bool]
+DEAD_AFTER_SECONDS = 120  # without a heartbeat, where the process itself cannot be checked: another host
+IsDead = Callable[[dict[str, Any]], bool]
 
 
-def nobody(owner: dict[str, Any]) -> bool:
-    """The judge who knows of no owner that it is dead."""
+def unknown_to_be_dead(owner: dict[str, Any]) -> bool:
+    """Default of `is_dead`: nothing is known about the owner."""
     return False
 
 
-class Claim:
-    """A folder that is ours, until it is released or this process ends."""
+class Lease:
+    """A folder that is ours until it is released or this process ends."""
 
     def __init__(self, path: Path, token: str, on_lost: Callable[[], None]) -> None:
         self.path, self._token = path, token
         self._stop = threading.Event()
-        self.lost, self._on_lost = False, on_lost
-        self.on_beat: Callable[[], None] = lambda: None  # what else its owner wants noted now and then
+        self._on_lost = on_lost
+        self.on_heartbeat: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._beat, daemon=True, name="mimbench-heartbeat")
         self._thread.start()
 
@@ -46,96 +46,100 @@ class Claim:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 ours = self._is_ours()
-            except OSError:  # a file system that is away for a moment: the next beat tells
+            except OSError:  # the file system is away for a moment: the next beat will see
                 continue
             if not ours:
-                self.lost = True  # we were silent too long and somebody took over: stop writing here
-                self._on_lost()
+                self._on_lost()  # we were silent too long and another process took over: stop writing here
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
-                self.on_beat()
+                self.on_heartbeat()
 
     def _is_ours(self) -> bool:
-        """By its token: once those who took over have released it, its number may be another's."""
-        numbers = _numbers(self.path.parent)
-        if not numbers or f"claim-{numbers[-1]}" != self.path.name:
-            return False
+        """By its token: after a takeover and a release its number may be reused by another process."""
         try:
-            return json.loads(self.path.read_text()).get("token") == self._token
-        except (FileNotFoundError, ValueError, AttributeError):
+            return _claims(self.path.parent)[-1:] == [self.path] and _owner(self.path).get("token") == self._token
+        except FileNotFoundError:
             return False
 
     def release(self) -> None:
         self._stop.set()
         with contextlib.suppress(OSError):
-            if not self.lost and self._is_ours():
-                self.path.unlink(missing_ok=True)
+            if self._is_ours():
+                self.path.unlink()
 
 
-def take(folder: Path, on_lost: Callable[[], None] = lambda: None, dead: Judge = nobody) -> Claim | None:
-    """Take the folder, or None if it is taken.
+def acquire(
+    folder: Path, on_lost: Callable[[], None] = lambda: None, is_dead: IsDead = unknown_to_be_dead
+) -> Lease | None:
+    """The lease of a folder, or None if a live process holds it.
 
-    `on_lost` is called should somebody take it over later. `dead` may know that an owner on another host is gone
-    although it was heard of lately, for instance from the queue of a cluster.
+    `on_lost` is called if another process takes it over later. `is_dead` may know that an owner on another host is gone
+    although its last heartbeat is recent, for example from the queue of a cluster.
     """
-    numbers = _numbers(folder)
-    if numbers and _alive(folder / f"claim-{numbers[-1]}", dead):
+    claims = _claims(folder)
+    if claims and _alive(claims[-1], is_dead):
         return None
-    number = numbers[-1] + 1 if numbers else 0
+    path = folder / f"claim-{_number(claims[-1]) + 1 if claims else 0}"
     pid, token = os.getpid(), secrets.token_hex(8)
     owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
              "job": slurm_job(), "token": token}  # fmt: skip
-    if not write_json(folder / f"claim-{number}", owner, once=True):
+    if not write_json(path, owner, once=True):
         return None
-    if _numbers(folder)[-1:] != [number]:  # others took it over since we looked
-        (folder / f"claim-{number}").unlink(missing_ok=True)
+    if _claims(folder)[-1:] != [path]:  # another process took it over since we looked
+        path.unlink(missing_ok=True)
         return None
-    for old in numbers:
-        (folder / f"claim-{old}").unlink(missing_ok=True)
-    return Claim(folder / f"claim-{number}", token, on_lost)
+    for old in claims:
+        old.unlink(missing_ok=True)
+    return Lease(path, token, on_lost)
 
 
-def taken(folder: Path) -> bool:
-    """Somebody alive is at it."""
-    numbers = _numbers(folder)
-    return bool(numbers) and _alive(folder / f"claim-{numbers[-1]}", nobody)
+def is_held(folder: Path) -> bool:
+    """Whether a live process holds it."""
+    claims = _claims(folder)
+    return bool(claims) and _alive(claims[-1], unknown_to_be_dead)
 
 
-def owner_of(folder: Path) -> dict[str, Any] | None:
-    """Host, pid and job of whoever claimed it last, dead or alive; None if nobody did, or it cannot be read."""
-    numbers = _numbers(folder)
+def owner_of(folder: Path) -> dict[str, Any]:
+    """Host, pid and job of the last owner, dead or alive; empty without one, or if it cannot be read."""
+    claims = _claims(folder)
     try:
-        return read_json(folder / f"claim-{numbers[-1]}") if numbers else None
-    except (OSError, UserError):
-        return None
+        return _owner(claims[-1]) if claims else {}
+    except OSError:
+        return {}
 
 
-def slurm_job() -> str | None:
-    """The cluster's id of the job this process is in, as its queue writes it: 17, or 17_3 of an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
-def _numbers(folder: Path) -> list[int]:
+def _claims(folder: Path) -> list[Path]:
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return sorted(int(n[6:]) for n in names if n.startswith("claim-") and n[6:].isdigit())
+    return sorted((folder / name for name in names if name.startswith("claim-")), key=_number)
 
 
-def _alive(path: Path, dead: Judge) -> bool:
+def _number(claim: Path) -> int:
+    return int(claim.name.removeprefix("claim-"))
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """What a claim says; empty if it is damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _alive(path: Path, is_dead: IsDead) -> bool:
+    owner: dict[str, Any] = {}
     try:
         age = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text() or "{}")
+        with contextlib.suppress(PermissionError):
+            owner = _owner(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
-        return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
-    if isinstance(owner, dict) and owner.get("machine") == _machine() and "pid" in owner:
-        return _process_start(owner["pid"]) == owner.get("start")
-    return age < DEAD_AFTER_SECONDS and not (isinstance(owner, dict) and dead(owner))
+    if owner.get("machine") == _machine():
+        return _process_start(owner["pid"]) == owner["start"]
+    return age < DEAD_AFTER_SECONDS and not is_dead(owner)
 
 
 @functools.cache
@@ -150,7 +154,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """The start time of a live process, so that a pid used again is not taken for its predecessor."""
+    """The start time of a live process, so that a reused pid is not mistaken for its predecessor."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

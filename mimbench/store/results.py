@@ -3,10 +3,10 @@
 results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, failures/, curve.csv, result.json, cost.json, work/
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
 results/reports/<name>.<scale>/     derived, deletable
-results/slurm/<job>/                scripts and first words of cluster jobs
-results/slurm/released/<array>      the submission of this array came to its end: what is held in it now its user holds
-results/locks/<name>/               claims of what one process does at a time
-results/cache/                      data sets made or prepared here, deletable
+results/slurm/<job>/                scripts, stdout and stderr of cluster jobs
+results/slurm/released/<array>      this array's submission was completed: a task held in it now is held by its user
+results/locks/<name>/               leases of work that one process does at a time
+results/cache/                      data sets rendered or prepared here, deletable
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.store import lease as claims
-from mimbench.store.files import canonical, fingerprint, read_json, stamp, write_atomically, write_json
-from mimbench.store.lease import Claim, Judge, nobody
-from mimbench.store.records import ATTEMPT, COST, PROGRESS, RESULT, RUN_NAME, Fields, read_grid, read_record
+from mimbench.kinds import KINDS
+from mimbench.store import lease
+from mimbench.store.files import fingerprint, read_json, stamp, write_atomically, write_json
+from mimbench.store.lease import IsDead, Lease
+from mimbench.store.records import RUN_NAME, read_grid, read_record, write_record
 
 WEIGHTS = "weights.pt"
 
@@ -41,7 +42,7 @@ class RunFolder:
 
     @property
     def work(self) -> Path:
-        """What a training leaves to go on from, and its log."""
+        """Checkpoints and logs."""
         return self.path / "work"
 
     @property
@@ -52,16 +53,15 @@ class RunFolder:
 
     def create(self, spec: dict[str, Any]) -> None:
         """Write the spec down, once. A folder with another spec under this name stops everything."""
-        path = self.path / "spec.json"
-        if not path.exists() and write_json(path, spec, once=True):
-            return
-        if canonical(read_json(path)) != canonical(spec):
-            raise UserError(f"{path}: holds another spec than the one its name stands for. Move the folder away.")
+        if not (self.path / "spec.json").exists():
+            write_json(self.path / "spec.json", spec, once=True)
+        self.spec()
 
     def spec(self) -> dict[str, Any]:
-        spec = read_json(self.path / "spec.json")
-        if (name := run_name({"kind": None, **spec})) != self.name:
-            raise UserError(f"{self.path / 'spec.json'}: does not belong to this folder (its hash is {name}).")
+        path = self.path / "spec.json"
+        spec = read_json(path)
+        if not self.name.endswith(f"-{fingerprint(spec)}"):
+            raise UserError(f"{path}: does not match the folder's hash. Move the folder away.")
         return spec
 
     # how far it is
@@ -70,29 +70,25 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     def has_weights(self) -> bool:
-        """A run that leaves weights is of use to its children only while they are there."""
-        return self.kind not in ("tokenizer", "pretrain") or (self.work / WEIGHTS).exists()
+        """Whether the weights that its children need, if it is a kind that leaves any, are still there."""
+        return not KINDS[self.kind].leaves_weights or (self.work / WEIGHTS).exists()
 
     def settled(self) -> bool:
-        """Done, and of use to its children."""
+        """Done, with the weights that its children need."""
         return self.done() and self.has_weights()
 
     def result(self) -> dict[str, Any]:
-        return read_record(self.path / "result.json", RESULT)
+        return read_record(self.path / "result.json")
 
     def cost(self) -> dict[str, Any] | None:
         path = self.path / "cost.json"
-        return read_record(path, COST) if path.exists() else None
+        return read_record(path) if path.exists() else None
 
     def state(self) -> str:
-        """done, running, failed, stopped (attempted, not finished, nobody at it) or planned."""
+        """done, running, failed, stopped (attempted, not finished, held by no live process) or planned."""
         if self.done():
             return "done"
-        try:
-            claimed = self.claimed()
-        except NotADirectoryError as error:
-            raise UserError(f"{self.path}: is a file, not a run's folder. Move it away.") from error
-        if claimed:
+        if self.is_held():
             return "running"
         if self.failed():
             return "failed"
@@ -103,79 +99,75 @@ class RunFolder:
         attempts = self._names("attempts")
         return bool(attempts) and attempts[-1] in self._names("failures")
 
-    def last_failure(self) -> dict[str, Any] | None:
-        names = self._names("failures")
-        return read_json(self.path / "failures" / names[-1]) if names else None
-
     def _names(self, folder: str) -> list[str]:
-        try:
-            return sorted(n for n in os.listdir(self.path / folder) if n.endswith(".json"))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return sorted(path.name for path in (self.path / folder).glob("*.json"))
 
-    # who is at it
+    # which process works on it
 
-    def claimed(self) -> bool:
-        """Somebody alive is at it."""
-        return claims.taken(self.path)
+    def is_held(self) -> bool:
+        return lease.is_held(self.path)
 
-    def claim(self, on_lost: Callable[[], None] = lambda: None, dead: Judge = nobody) -> Claim | None:
-        """Take the run, or None if it is taken."""
-        return claims.take(self.path, on_lost, dead)
+    def acquire(
+        self, on_lost: Callable[[], None] = lambda: None, is_dead: IsDead = lease.unknown_to_be_dead
+    ) -> Lease | None:
+        return lease.acquire(self.path, on_lost, is_dead)
 
-    def claim_owner(self) -> dict[str, Any] | None:
-        return claims.owner_of(self.path)
+    def owner(self) -> dict[str, Any]:
+        return lease.owner_of(self.path)
 
-    # where it was sent
+    # where it was submitted, and each start
 
     def note_submission(self, facts: dict[str, Any]) -> None:
-        write_json(self.path / "submissions" / f"{stamp()}.json", facts)
+        write_record(self.path / "submissions" / f"{stamp()}.json", facts)
 
     def submission(self) -> dict[str, Any]:
         """The last one to a cluster: job, profile, grid; empty if there was none."""
-        return self._last("submissions", {})
+        return next(self._notes("submissions"), {})
+
+    def submissions(self) -> list[dict[str, Any]]:
+        return list(self._notes("submissions"))[::-1]
 
     def last_attempt(self) -> dict[str, Any]:
         """Facts of the last start: host, job, device, versions; empty if there was none."""
-        return self._last("attempts", ATTEMPT)
-
-    def _last(self, folder: str, fields: Fields) -> dict[str, Any]:
-        names = self._names(folder)
-        if not names:
-            return {}
-        return {**read_record(self.path / folder / names[-1], fields), "stamp": names[-1].removesuffix(".json")}
-
-    def submissions(self) -> list[dict[str, Any]]:
-        return [read_json(self.path / "submissions" / name) for name in self._names("submissions")]
+        return next(self._notes("attempts"), {})
 
     def attempts(self) -> list[dict[str, Any]]:
-        return [read_record(self.path / "attempts" / name, ATTEMPT) for name in self._names("attempts")]
+        return list(self._notes("attempts"))[::-1]
+
+    def last_failure(self) -> dict[str, Any]:
+        """Type, message and traceback; empty if there was none."""
+        return next(self._notes("failures"), {})
+
+    def _notes(self, folder: str) -> Iterator[dict[str, Any]]:
+        """The last one first, each with the time stamp of its name."""
+        for name in reversed(self._names(folder)):
+            yield {**read_record(self.path / folder / name), "stamp": name.removesuffix(".json")}
 
     # what it leaves
 
     def begin_attempt(self, facts: dict[str, Any]) -> str:
         name = stamp()
-        write_json(self.path / "attempts" / f"{name}.json", facts)
+        write_record(self.path / "attempts" / f"{name}.json", facts)
         return name
 
     def fail(self, attempt: str, error: BaseException) -> None:
-        if not self.path.is_dir():  # unmounted, or moved away: a stray copy of it would help nobody
+        if not self.path.is_dir():  # unmounted or moved away: do not leave a stray copy
             return
         text = "".join(traceback.format_exception(error))
         record = {"type": type(error).__name__, "message": str(error), "traceback": text}
-        # of several ranks the first to fail knows why; the others only lost their peer
-        write_json(self.path / "failures" / f"{attempt}.json", record, once=True)
+        # of several ranks the first to fail knows the cause; the others only lost their peer
+        write_record(self.path / "failures" / f"{attempt}.json", record, once=True)
 
     def finish(self, result: dict[str, Any], cost: dict[str, Any]) -> None:
-        """The cost first: once the result is there, the run is done and nobody comes back."""
-        write_json(self.path / "cost.json", cost)
-        write_json(self.path / "result.json", result, once=True)
+        """The cost first: with the result the run is done, and no process returns to it."""
+        write_record(self.path / "cost.json", cost)
+        write_record(self.path / "result.json", result, once=True)
 
 
 def read_progress(work: Path) -> dict[str, Any] | None:
     """Step, steps and rate of a run under way, as its process last noted them."""
     try:
-        return read_record(work / "progress.json", PROGRESS)
+        return read_json(work / "progress.json")
     except UserError:
         return None
 
@@ -192,7 +184,7 @@ class Store:
         return RunFolder(self.runs / name)
 
     def all_runs(self) -> Iterator[RunFolder]:
-        """Every run folder; a folder whose name is no run's is not ours to judge and is passed over."""
+        """Every run folder; folders whose name is not a run's are ignored."""
         if self.runs.is_dir():
             for entry in sorted(os.scandir(self.runs), key=lambda e: e.name):
                 if RUN_NAME.match(entry.name) and entry.is_dir():
@@ -210,13 +202,14 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, name: str, seconds: float) -> Iterator[None]:
-        """One process at a time, over all hosts; a dead holder's place is taken."""
+        """One process at a time, over all hosts; a dead holder is replaced."""
         folder, end = self.root / "locks" / name, time.monotonic() + seconds
         folder.mkdir(parents=True, exist_ok=True)
-        while (held := claims.take(folder)) is None:
+        while (held := lease.acquire(folder)) is None:
             if time.monotonic() > end:
-                owner = claims.owner_of(folder) or {}
-                raise UserError(f"{folder}: held by {owner.get('host')} (pid {owner.get('pid')}) for too long.")
+                owner = lease.owner_of(folder)
+                held_by = f"{owner.get('host')} (pid {owner.get('pid')})"
+                raise UserError(f"{folder}: still held by {held_by} after {seconds:g} s.")
             time.sleep(0.2)
         try:
             yield
@@ -238,7 +231,7 @@ class Store:
     def grids(self, wanted: str | None = None) -> Iterator[tuple[Path, dict[str, Any] | UserError]]:
         """The records of all grids, or of those named <name> or <name>.<scale>.
 
-        Instead of a record what is wrong with its file: one that is broken hides no other.
+        In place of a record that cannot be read, the error: it hides no other grid.
         """
         for path in sorted((self.root / "grids").glob("*.json")):
             if wanted not in (None, path.stem, path.stem.rpartition(".")[0]):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mimbench.models.blocks import transformer_block
 from mimbench.models.positions import sincos
-from mimbench.parts import Decoder, Encoded, Grid, Masks
+from mimbench.parts import Decoder, Encoded, Masks, PatchGrid
 from mimbench.registry import DECODERS
 
 
@@ -29,7 +29,7 @@ class Transformer(Decoder):
             raise ValueError(f"dim must be divisible by 4 for its sine-cosine positions, and {dim} is not.")
         self.dim, self.depth, self.heads = dim, depth, heads
 
-    def build(self, dim: int, width: int, grid: Grid) -> None:
+    def build(self, dim: int, width: int, grid: PatchGrid) -> None:
         self.embed = nn.Linear(dim, self.dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.dim))
         positions = sincos(grid.rows, grid.columns, self.dim, cls=True)
@@ -38,12 +38,12 @@ class Transformer(Decoder):
         self.norm = nn.LayerNorm(self.dim, eps=1e-6)
         self.project = nn.Linear(self.dim, width)
         nn.init.normal_(self.mask_token, std=0.02)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, encoded: Encoded, masks: Masks) -> Tensor:
         x = self.embed(torch.cat([encoded.cls.unsqueeze(1), encoded.patches], dim=1))  # (B, 1 + K, dim)
         if encoded.kept is not None:
-            x = self._restore(x, masks.hidden)  # (B, 1 + N, dim)
+            x = self._restore(x, masks.masked)  # (B, 1 + N, dim)
         x = self.blocks(x + self.positions)
         x = x[:, 1:].flatten(0, 1).index_select(0, masks.predicted)  # (M, dim)
         return self.project(self.norm(x))
@@ -60,7 +60,7 @@ class Transformer(Decoder):
         return torch.cat([cls, torch.cat([visible, tokens], dim=1).gather(1, index)], dim=1)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

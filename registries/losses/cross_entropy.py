@@ -1,7 +1,5 @@
 """Cross-entropy over codes."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,10 +13,10 @@ class CrossEntropy:
     version = 1
     expects = "codes"
 
-    def __init__(self, label_smoothing: float = 0.0, over: Literal["masked", "all"] = "masked") -> None:
+    def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and less than 1, not {label_smoothing}.")
-        self.label_smoothing, self.over = label_smoothing, over
+        self.label_smoothing = label_smoothing
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(prediction, target, reduction="none", label_smoothing=self.label_smoothing)

@@ -1,7 +1,5 @@
 """Mean absolute error over features."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,9 +12,6 @@ class L1:
 
     version = 1
     expects = "features"
-
-    def __init__(self, over: Literal["masked", "all"] = "masked") -> None:
-        self.over = over
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(prediction, target, reduction="none").mean(-1)

@@ -1,7 +1,5 @@
 """Smooth L1 over features."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,10 +13,10 @@ class SmoothL1:
     version = 1
     expects = "features"
 
-    def __init__(self, beta: float = 1.0, over: Literal["masked", "all"] = "masked") -> None:
+    def __init__(self, beta: float = 1.0) -> None:
         if beta <= 0:
             raise ValueError(f"beta must be greater than 0, not {beta}; at 0 it would be the loss `l1`.")
-        self.beta, self.over = beta, over
+        self.beta = beta
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         return F.smooth_l1_loss(prediction, target, reduction="none", beta=self.beta).mean(-1)

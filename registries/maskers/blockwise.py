@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimbench.parts import MASKED_SHARE, check_amount
+from mimbench.parts import MASKED_SHARE, Predict, check_amount
 from mimbench.registry import MASKERS
 
 ATTEMPTS = 10  # failed attempts at one block after which the published algorithm gives an image up
@@ -40,13 +40,15 @@ class Blockwise:
         min_block: int = 16,
         aspect: float = 0.3,
         exact: bool = False,
+        predict: Predict = "masked",
     ) -> None:
         check_amount(ratio, count)
         if min_block < 1:
             raise ValueError(f"min_block must be at least 1 patch, not {min_block}.")
         if not 0 < aspect <= 1:
             raise ValueError(f"aspect is the smallest ratio of a block's sides, in (0, 1], not {aspect}.")
-        self.ratio, self.count, self.min_block, self.aspect, self.exact = ratio, count, min_block, aspect, exact
+        self.ratio, self.count, self.min_block, self.aspect = ratio, count, min_block, aspect
+        self.exact, self.predict = exact, predict
 
     @property
     def constant_count(self) -> bool:

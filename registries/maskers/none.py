@@ -8,10 +8,11 @@ from mimbench.registry import MASKERS
 
 @MASKERS.register_module("none")
 class NoMask:
-    """Masks nothing; for losses over all positions ("no masking, recover 100 %")."""
+    """Masks nothing and predicts every position ("no masking, recover 100 %")."""
 
     version = 1
     constant_count = True
+    predict = "all"
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
         return torch.zeros(batch, grid[0] * grid[1], dtype=torch.bool)

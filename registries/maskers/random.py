@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimbench.parts import MASKED_SHARE, check_amount
+from mimbench.parts import MASKED_SHARE, Predict, check_amount
 from mimbench.registry import MASKERS
 
 
@@ -22,13 +22,15 @@ class Random:
     version = 1
     constant_count = True
 
-    def __init__(self, ratio: float = MASKED_SHARE, count: int | None = None, cell: int = 1) -> None:
+    def __init__(
+        self, ratio: float = MASKED_SHARE, count: int | None = None, cell: int = 1, predict: Predict = "masked"
+    ) -> None:
         check_amount(ratio, count)
         if cell < 1:
             raise ValueError(f"cell must be at least 1 patch, not {cell}.")
         if count is not None and count % cell**2:
             raise ValueError(f"count must be whole cells of {cell} x {cell} patches, and {count} is not.")
-        self.ratio, self.count, self.cell = ratio, count, cell
+        self.ratio, self.count, self.cell, self.predict = ratio, count, cell, predict
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
         if grid[0] % self.cell or grid[1] % self.cell:
@@ -48,7 +50,7 @@ class Random:
         """Number of cells to mask, of `cells`."""
         if self.count is None:
             share = self.ratio * cells
-            return round(share) if self.cell == 1 else math.ceil(share - 1e-9)  # 0.07 * 100 is a hair above 7
+            return round(share) if self.cell == 1 else math.ceil(share - 1e-9)  # in floats 0.07 * 100 exceeds 7
         count = self.count // self.cell**2
         if count > cells:
             raise ValueError(f"count: {self.count} is more than the {cells * self.cell**2} patches of the grid.")

@@ -1,4 +1,4 @@
-"""A discrete variational autoencoder, trained here on the data at hand."""
+"""A discrete variational autoencoder, trained on the images of the run."""
 
 import math
 from typing import Any
@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.models.blocks import ConvBlock, patchify
-from mimbench.parts import Batch, Grid, TrainedTokenizer
+from mimbench.parts import Batch, PatchGrid, TrainedTokenizer
 from mimbench.registry import TOKENIZERS
 
 SPREAD = 0.25  # natural images in [0, 1] deviate by about this much; inputs and reconstructions are in this unit
-MAX_STEM = 4  # pixels a side that the first layer takes in at once
+MAX_STEM = 4  # largest stride of the first layer, in pixels
 CODE_SCALE = 0.3  # of the initial code vectors; reconstructs better than 1 after a short training
-FIT_PERPLEXITY = 0.25  # of the vocabulary (or of the patches seen, where they are fewer): below, it has collapsed
+MIN_PERPLEXITY = 0.25  # of the vocabulary (or of the patches seen, where they are fewer): below, it has collapsed
 
 
 @TOKENIZERS.register_module("dvae")
 class DiscreteVAE(TrainedTokenizer):
-    """A convolutional dVAE: one code a patch, trained first on the run's own images with a Gumbel-softmax.
+    """A convolutional dVAE: one code per patch, trained first on the run's own images with a Gumbel-softmax.
 
-    Minimises the squared error of the reconstruction plus `kl` times the divergence of the batch's mean code
+    Minimizes the squared error of the reconstruction plus `kl` times the divergence of the batch's mean code
     distribution from the uniform one: without that the codebook collapses. The temperature falls geometrically from
     `temperature_start` to `temperature_end`. Each of encoder and decoder has `layers` residual blocks of `hidden`
     channels at the grid, and one for each doubling of the patch beyond 4 pixels.
@@ -55,10 +55,10 @@ class DiscreteVAE(TrainedTokenizer):
         self.vocabulary, self.hidden, self.layers, self.kl = vocabulary, hidden, layers, kl
         self.temperature_start, self.temperature_end = temperature_start, temperature_end
 
-    def width(self, grid: Grid) -> int:
+    def width(self, grid: PatchGrid) -> int:
         return self.vocabulary
 
-    def build(self, grid: Grid) -> None:
+    def build(self, grid: PatchGrid) -> None:
         if grid.patch < 2 or grid.patch & (grid.patch - 1):
             raise ValueError(f"tokenizer 'dvae' needs a patch side that is a power of two, not {grid.patch} pixels.")
         stem = min(grid.patch, MAX_STEM)
@@ -88,10 +88,10 @@ class DiscreteVAE(TrainedTokenizer):
         return [nn.Conv2d(self.hidden, 4 * self.hidden, 1), nn.PixelShuffle(2), ConvBlock(self.hidden)]
 
     @torch.no_grad()
-    def forward(self, batch: Batch, grid: Grid) -> Tensor:
+    def forward(self, batch: Batch, grid: PatchGrid) -> Tensor:
         codes = self._logits(_scaled(batch)).argmax(-1).flatten(1)  # (B, N)
         if codes.shape[1] != grid.count:
-            raise ValueError(f"the view raw gives {codes.shape[1]} codes an image, and the grid has {grid.count}.")
+            raise ValueError(f"the view raw gives {codes.shape[1]} codes per image, and the grid has {grid.count}.")
         return codes
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ class DiscreteVAE(TrainedTokenizer):
         return error + self.kl * divergence, values
 
     @torch.no_grad()
-    def fitness(self, batch: Batch, grid: Grid) -> dict[str, Any]:
+    def quality(self, batch: Batch, grid: PatchGrid) -> dict[str, Any]:
         """Squared errors are on the [0, 1] scale; perplexity and share of codes used are those of the hard codes.
 
-        A tokenizer is fit if its hard codes reconstruct better than the mean colour of each patch, a target that needs
+        A tokenizer is usable if its hard codes reconstruct better than the mean color of each patch, a target that needs
         no codes at all, and if it has not collapsed onto few of them.
         """
         images = _scaled(batch)
@@ -133,7 +133,7 @@ class DiscreteVAE(TrainedTokenizer):
         counts = codes.flatten().bincount(minlength=self.vocabulary)
         shares = counts.double() / counts.sum()
         perplexity = (-torch.special.xlogy(shares, shares).sum()).exp().item()
-        needed = FIT_PERPLEXITY * min(self.vocabulary, codes.numel())
+        needed = MIN_PERPLEXITY * min(self.vocabulary, codes.numel())
         faults = []
         if not error < mean_error:
             faults.append(
@@ -146,7 +146,7 @@ class DiscreteVAE(TrainedTokenizer):
             "codes_used": (counts > 0).double().mean().item(),
             "reconstruction_mse": error,
             "patch_mean_mse": mean_error,
-            "fit": not faults,
+            "usable": not faults,
             "why": "; ".join(faults) or "reconstructs better than the mean of each patch, and the codebook is in use",
         }
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mimbench.models.blocks import patchify
-from mimbench.parts import Batch, Grid, Tokenizer
+from mimbench.parts import Batch, PatchGrid, Tokenizer
 from mimbench.registry import TOKENIZERS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whatever the data: one scale for all losses
@@ -12,10 +12,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whateve
 
 @TOKENIZERS.register_module("pixels")
 class Pixels(Tokenizer):
-    """The pixels of a patch, row by row, channels innermost; `normalize: true` standardises each patch (MAE).
+    """The pixels of a patch, row by row, channels innermost; `normalize: true` standardizes each patch (MAE).
 
     Reads the view `raw` in [0, 1] and shifts and scales it by ImageNet's mean and deviation, which is what SimMIM and
-    MAE regress. Each patch is then standardised with its own mean and unbiased variance, if asked for.
+    MAE regress. Each patch is then standardized with its own mean and unbiased variance, if asked for.
     """
 
     version = 1
@@ -31,14 +31,16 @@ class Pixels(Tokenizer):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def width(self, grid: Grid) -> int:
+    def width(self, grid: PatchGrid) -> int:
         return grid.patch**2 * grid.channels
 
     @torch.no_grad()
-    def forward(self, batch: Batch, grid: Grid) -> Tensor:
+    def forward(self, batch: Batch, grid: PatchGrid) -> Tensor:
         patches = patchify((batch["raw"] - self.mean) / self.std, grid.rows, grid.columns)  # (B, N, p * q * 3)
         if patches.shape[-1] != self.width(grid):
-            raise ValueError(f"the view raw gives {patches.shape[-1]} values a patch, and the grid {self.width(grid)}.")
+            raise ValueError(
+                f"the view raw gives {patches.shape[-1]} values per patch, and the grid has {self.width(grid)}."
+            )
         if self.normalize:
             variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased
             patches = (patches - mean) / (variance + 1e-6).sqrt()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A real SLURM on this one Debian or Ubuntu machine, on the loopback alone, to try `--on slurm:trial` without a cluster.
+# A real SLURM on one Debian or Ubuntu machine, on the loopback only, to try `--on slurm:trial` without a cluster.
 #
-#   sudo slurm/cluster/cluster.sh up       install what is missing, start what is not running, wait until it answers
-#   sudo slurm/cluster/cluster.sh down     stop what `up` started, by recorded pid, and forget its jobs
+#   sudo slurm/cluster/cluster.sh up       install missing packages, start the daemons, wait until they answer
+#   sudo slurm/cluster/cluster.sh down     stop the daemons that `up` started (by recorded pid) and delete all jobs
 #
-# Afterwards, as `up` prints:  export SLURM_CONF=.../slurm.conf   (without it every command looks for a real cluster)
+# Afterwards, as `up` prints:  export SLURM_CONF=.../slurm.conf   (without it, SLURM commands look for a real cluster)
 #
-# Environment: CLUSTER_DIR (default /tmp/mimbench-cluster), CLUSTER_NODES (3), CLUSTER_CPUS a node (4), CLUSTER_PORT, the
+# Environment: CLUSTER_DIR (default /tmp/mimbench-cluster), CLUSTER_NODES (3), CLUSTER_CPUS per node (4), CLUSTER_PORT, the
 # first of twenty (17800), CLUSTER_ACCOUNTING (0; 1 starts slurmdbd and a private MariaDB), CLUSTER_EXTRA (more lines of
 # slurm.conf).
 set -euo pipefail
@@ -25,16 +25,16 @@ until_true() { # until_true SECONDS WHAT COMMAND...
   local end=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt "$end" ] || fail "waited in vain for $what"
+    [ $SECONDS -lt "$end" ] || fail "timeout: $what"
     sleep 0.1
   done
 }
 
-runs() { # runs PID PROGRAM: still there, and still that program
+runs() { # runs PID PROGRAM: the process is alive and is this program
   grep -qsx "$2" "/proc/$1/comm" && ! grep -qs '^State:.*Z' "/proc/$1/status"
 }
 
-pid_of() { # pid_of NAME PROGRAM: the live process that NAME.pid speaks of, if it still is that program
+pid_of() { # pid_of NAME PROGRAM: the pid in NAME.pid, if that process runs PROGRAM
   local pid
   pid=$(cat "$dir/run/$1.pid" 2>/dev/null) && [ -n "$pid" ] && runs "$pid" "$2" && echo "$pid"
 }
@@ -42,7 +42,7 @@ pid_of() { # pid_of NAME PROGRAM: the live process that NAME.pid speaks of, if i
 install_missing() {
   local need=() lock
   exec {lock}>/run/mimbench-cluster.lock
-  flock "$lock" # two clusters that come up at once must not ask apt at once; the second then finds everything there
+  flock "$lock" # two clusters that start at once must not call apt at once; the second then finds everything installed
   command -v munged >/dev/null || need+=(munge)
   command -v slurmctld >/dev/null || need+=(slurmctld)
   command -v slurmd >/dev/null || need+=(slurmd)
@@ -65,7 +65,7 @@ configure() {
   [ -s "$dir/etc/munge.key" ] || mungekey --create --keyfile="$dir/etc/munge.key"
   { echo "127.0.0.1 localhost controller"; for i in $(seq "$nodes"); do echo "127.0.0.1 n$i"; done; } >"$dir/etc/hosts"
   local storage="AccountingStorageType=accounting_storage/none"
-  if [ "$accounting" = 1 ]; then # the password is the way to munge's socket
+  if [ "$accounting" = 1 ]; then # the password is the path of munge's socket
     storage="AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 2))
@@ -94,7 +94,7 @@ CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.%' IDENTIFIED BY 'slurm';
 GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.%';
 END
   fi
-  # job numbers go on where an earlier cluster ended, for results still speak of its jobs; they grow by 100 a minute.
+  # job numbers must not repeat those of an earlier cluster, which results still name: 100 per minute since the epoch.
   # one address and several ports: distinct loopback addresses break srun. No cgroups, no core binding: this is a trial
   cat >"$SLURM_CONF" <<END
 ClusterName=trial
@@ -141,7 +141,7 @@ ${CLUSTER_EXTRA:-}
 END
 }
 
-# Each daemon has a host name and an /etc/hosts of its own, so that gethostname() is n1, n2, ... in the jobs.
+# Each daemon has its own host name and /etc/hosts, so that gethostname() is n1, n2, ... in the jobs.
 as_host() {
   local name=$1
   shift
@@ -150,7 +150,7 @@ as_host() {
 }
 
 start_accounting() {
-  local -x TMPDIR=$dir/run # two databases that are made at once would mix up their temporary tables, which have one name
+  local -x TMPDIR=$dir/run # two databases created at once would mix up their temporary tables, which have the same name
   if [ ! -d "$dir/db/mysql" ]; then
     mariadb-install-db --no-defaults --user=root --datadir="$dir/db" --skip-test-db --auth-root-authentication-method=normal \
       >"$dir/log/mariadb-install.log" 2>&1 || fail "mariadb-install-db"
@@ -187,7 +187,7 @@ node() { # start one node, also after it died
   pid_of "$1" slurmd >/dev/null || as_host "$1" slurmd -f "$SLURM_CONF" -N "$1" >>"$dir/log/$1.err" 2>&1 || fail "slurmd $1"
 }
 
-stop() { # stop NAME:PROGRAM...: all are asked, then waited for
+stop() { # stop NAME:PROGRAM...: signal all, then wait for each
   local each pid
   local -A pids=()
   for each; do
@@ -203,7 +203,7 @@ stop() { # stop NAME:PROGRAM...: all are asked, then waited for
 }
 
 down() {
-  if pid_of slurmctld slurmctld >/dev/null; then # every job of this private cluster is a trial
+  if pid_of slurmctld slurmctld >/dev/null; then # all jobs of this private cluster are trials
     timeout 10 squeue -h -o %A 2>/dev/null | sort -u | xargs -r timeout 20 scancel 2>/dev/null || true
     for _ in $(seq 75); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.2; done
   fi

@@ -27,15 +27,15 @@ def figures(masks, count):
     """Mean and deviation over draws of what masks (draws, rows, columns) look like, and quantiles of their count."""
     counts = masks.sum((1, 2))
     padded = np.pad(masks, ((0, 0), (1, 1), (1, 1))).astype(np.int8)
-    neighbours = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+    neighbors = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
     per_draw = {
         "count": counts,
         "reaches_count": counts == count,
         "edges_along_rows": (masks[:, :, 1:] != masks[:, :, :-1]).sum((1, 2)),
         "edges_along_columns": (masks[:, 1:] != masks[:, :-1]).sum((1, 2)),
         "runs_in_rows": (np.diff(padded[:, 1:-1], axis=2) == 1).sum((1, 2)),
-        "masked_neighbours_per_patch": (neighbours * masks).sum((1, 2)) / np.maximum(counts, 1),
-        "lonely_patches": (masks & (neighbours == 0)).sum((1, 2)),
+        "masked_neighbors_per_patch": (neighbors * masks).sum((1, 2)) / np.maximum(counts, 1),
+        "lonely_patches": (masks & (neighbors == 0)).sum((1, 2)),
         "has_a_whole_row": masks.all(2).any(1),
         "has_a_whole_column": masks.all(1).any(1),
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mimbench import registry
-from mimbench.parts import Encoded, Grid, Masks
+from mimbench.parts import Encoded, Masks, PatchGrid
 from mimbench.registry import REGISTRIES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parts.json"
@@ -64,7 +64,7 @@ def loss_output(loss):
 
 
 def tokenizer_output(tokenizer):
-    grid = Grid(2, 3, 8)
+    grid = PatchGrid(2, 3, 8)
     images = {"raw": 0.5 + 0.5 * wave(2, 3, 16, 24, pace=1.7)}
     if not tokenizer.trained:
         return tokenizer(images, grid)[:, :, ::37].flatten().tolist()
@@ -73,12 +73,12 @@ def tokenizer_output(tokenizer):
     # the noise of the relaxation is drawn differently by different builds of torch
     with mock.patch.object(torch.Tensor, "exponential_", lambda self: self.fill_(0.5)):
         losses = [tokenizer.training_loss(images, progress)[0].item() for progress in (0.0, 0.5, 1.0)]
-    figures = tokenizer.fitness(images, grid)
+    figures = tokenizer.quality(images, grid)
     return tokenizer(images, grid).flatten().tolist() + losses + [v for v in figures.values() if isinstance(v, float)]
 
 
 def decoder_output(decoder):
-    decoder.build(4, 3, Grid(2, 3, 8))
+    decoder.build(4, 3, PatchGrid(2, 3, 8))
     fill(decoder)
     hidden = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 1, 0]], dtype=torch.bool)
     kept = (~hidden).nonzero()[:, 1].view(2, -1) if decoder.restores_grid else None

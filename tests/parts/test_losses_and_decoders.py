@@ -3,10 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from mimbench import registry
+from mimbench.config.parts import resolve
 from mimbench.errors import UserError
-from mimbench.parts import Encoded, Grid, Masks
+from mimbench.parts import Encoded, Masks, PatchGrid
 
-GRID = Grid(2, 3, 4)
+GRID = PatchGrid(2, 3, 4)
 FEATURE_LOSSES = [
     ({"type": "mse"}, lambda p, t: (p - t) ** 2),
     ({"type": "l1"}, lambda p, t: (p - t).abs()),
@@ -40,7 +41,7 @@ def test_cross_entropy_is_the_negative_log_probability(smoothing):
     [
         ("loss", {"type": "cross_entropy", "label_smoothing": 1}, "less than 1, not 1.0"),
         ("loss", {"type": "smooth_l1", "beta": 0}, "beta must be greater than 0"),
-        ("loss", {"type": "l1", "over": "mask"}, "Did you mean 'masked'?"),
+        ("masker", {"type": "random", "predict": "mask"}, "Did you mean 'masked'?"),
         ("decoder", {"type": "transformer", "depth": 0}, "at least 1, not 512, 0 and 16"),
         (
             "decoder",
@@ -52,7 +53,7 @@ def test_cross_entropy_is_the_negative_log_probability(smoothing):
 )
 def test_bad_arguments_are_refused_while_planning(kind, spec, sentence):
     with pytest.raises(UserError, match=sentence):
-        registry.resolve(kind, spec, "row")
+        resolve(kind, spec, "row")
 
 
 def masks(hidden, drop=False):
@@ -71,7 +72,7 @@ def test_the_linear_head_sees_the_predicted_positions_alone():
     expected = torch.stack([patches[0, 0], patches[0, 5], patches[1, 2]])
     torch.testing.assert_close(prediction, expected @ decoder.project.weight.T + decoder.project.bias)
     prediction.sum().backward()
-    assert (patches.grad.abs().sum(-1) > 0).tolist() == some.hidden.tolist()
+    assert (patches.grad.abs().sum(-1) > 0).tolist() == some.masked.tolist()
 
 
 def test_the_linear_head_starts_as_beits_does():
@@ -93,12 +94,12 @@ def transformer():
 def test_visible_patches_return_to_their_places_and_mask_tokens_fill_the_gaps(transformer):
     hidden = masks([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 1, 0]], drop=True)
     x = torch.randn(2, 1 + 3, 8)
-    restored = transformer._restore(x, hidden.hidden)
+    restored = transformer._restore(x, hidden.masked)
     assert torch.equal(restored[:, 0], x[:, 0])
     for image in range(2):
         for position, place in enumerate(hidden.kept[image].tolist()):
             assert torch.equal(restored[image, 1 + place], x[image, 1 + position])
-        assert (restored[image, 1:][hidden.hidden[image]] == transformer.mask_token[0, 0]).all()
+        assert (restored[image, 1:][hidden.masked[image]] == transformer.mask_token[0, 0]).all()
 
 
 def test_dropped_and_full_encoders_give_the_same_where_nothing_is_hidden(transformer):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimbench import registry
+from mimbench.config.parts import resolve
 from mimbench.errors import UserError
 from mimbench.registries.maskers.blockwise import Blockwise
 from mimbench.registries.maskers.none import NoMask
@@ -25,7 +25,7 @@ def test_blockwise_never_exceeds_its_count(grid, seed, ratio, min_block, aspect)
     mask = Blockwise(ratio=ratio, min_block=min_block, aspect=aspect)(9, grid, rng(seed))
     assert mask.shape == (9, grid[0] * grid[1])
     assert mask.dtype == torch.bool
-    assert mask.sum(1).max() <= round(ratio * grid[0] * grid[1])
+    assert mask.sum(1).max() <= round(ratio * (grid[0] * grid[1]))
 
 
 @settings(max_examples=60)
@@ -33,7 +33,7 @@ def test_blockwise_never_exceeds_its_count(grid, seed, ratio, min_block, aspect)
 def test_exact_blockwise_reaches_its_count_and_keeps_the_blocks(grid, seed, ratio):
     blocks = Blockwise(ratio=ratio)(9, grid, rng(seed))
     topped_up = Blockwise(ratio=ratio, exact=True)(9, grid, rng(seed))
-    assert (topped_up.sum(1) == round(ratio * grid[0] * grid[1])).all()
+    assert (topped_up.sum(1) == round(ratio * (grid[0] * grid[1]))).all()
     assert (topped_up | ~blocks).all()
 
 
@@ -41,7 +41,7 @@ def test_exact_blockwise_reaches_its_count_and_keeps_the_blocks(grid, seed, rati
 @given(GRIDS, SEEDS, RATIOS)
 def test_random_masks_exactly_its_count(grid, seed, ratio):
     mask = Random(ratio=ratio)(9, grid, rng(seed))
-    assert (mask.sum(1) == round(ratio * grid[0] * grid[1])).all()
+    assert (mask.sum(1) == round(ratio * (grid[0] * grid[1]))).all()
 
 
 @settings(max_examples=30)
@@ -111,7 +111,7 @@ def test_blocks_on_a_grid_of_more_than_sixty_four_columns():
 )
 def test_bad_arguments_are_refused_while_planning(spec, sentence):
     with pytest.raises(UserError, match=sentence) as error:
-        registry.resolve("masker", spec, "rows.1.masker")
+        resolve("masker", spec, "rows.1.masker")
     assert str(error.value).startswith("rows.1.masker")
 
 
@@ -130,4 +130,4 @@ def test_a_grid_that_does_not_fit_is_refused(masker, sentence):
 
 def test_the_default_ratio_written_out_is_the_same_spec():
     for name in ("blockwise", "random"):
-        assert registry.resolve("masker", name, "") == registry.resolve("masker", {"type": name, "ratio": 0.4}, "")
+        assert resolve("masker", name, "") == resolve("masker", {"type": name, "ratio": 0.4}, "")

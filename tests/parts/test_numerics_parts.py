@@ -8,10 +8,10 @@ import mimbench.compat  # isort: split  # noqa: F401  before transformers import
 from mimbench import registry
 from mimbench.models.blocks import patchify
 from mimbench.models.positions import sincos
-from mimbench.parts import Encoded, Grid, Masks
+from mimbench.parts import Encoded, Masks, PatchGrid
 from mimbench.registries.tokenizers.pixels import MEAN, STD
 
-GRID = Grid(6, 6, 4)
+GRID = PatchGrid(6, 6, 4)
 
 
 def mae(normalize):
@@ -53,7 +53,7 @@ def decoder_with_weights_of(model):
     return decoder
 
 
-def normalised(raw):
+def normalized(raw):
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
@@ -62,10 +62,10 @@ def normalised(raw):
 def test_decoder_targets_and_loss_are_those_of_mae(normalize):
     model = mae(normalize)
     raw, noise = torch.rand(3, 3, 24, 24), torch.rand(3, 36)
-    output = model(pixel_values=normalised(raw), noise=noise)
+    output = model(pixel_values=normalized(raw), noise=noise)
 
     hidden = output.mask.bool()
-    inside = model.vit(pixel_values=normalised(raw), noise=noise).last_hidden_state
+    inside = model.vit(pixel_values=normalized(raw), noise=noise).last_hidden_state
     shuffled = noise.argsort(1)[:, : inside.shape[1] - 1]  # the order in which MAE keeps patches; ours ascends
     kept, order = shuffled.sort(1)
     patches = inside[:, 1:].gather(1, order.unsqueeze(-1).expand(-1, -1, 32))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mimbench import registry
+from mimbench.config.parts import resolve
 from mimbench.parts import Tokenizer, TrainedTokenizer
 from mimbench.registry import REGISTRIES
 from mimbench.testing import CHECKS, check_decoder, check_loss, check_masker, check_tokenizer
@@ -43,9 +44,9 @@ def test_every_file_registers_one_part():
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_a_part_resolves_to_its_defaults_and_is_listed(kind, name):
-    spec = registry.resolve(kind, name, "row")
+    spec = resolve(kind, name, "row")
     assert spec["version"] >= 1
-    assert spec == registry.resolve(kind, spec, "row")  # what stands in a run's folder reads back as itself
+    assert spec == resolve(kind, spec, "row")  # what stands in a run's folder reads back as itself
     assert any(row[0] == name and row[3] for row in registry.listing(kind))
 
 
@@ -86,7 +87,7 @@ class UnannotatedMasker(Masker):
 class Loss:
     """A loss to break."""
 
-    version, expects, over = 1, "features", "masked"
+    version, expects = 1, "features"
 
     def __init__(self, fault: str = "") -> None:
         self.fault = fault
@@ -115,7 +116,7 @@ class Teacher(Tokenizer):
     def forward(self, batch, grid):
         raw = batch["raw"].unflatten(3, (grid.columns, -1)).unflatten(2, (grid.rows, -1))
         features = raw.mean((3, 5)).flatten(2).mT * self.scale.detach()
-        if self.fault == "neighbours":
+        if self.fault == "neighbors":
             features = features - features.mean(0)
         if self.fault == "noise":
             features = features + torch.rand(())
@@ -152,17 +153,17 @@ def test_a_strangers_part_that_keeps_the_contract_passes(check):
 @pytest.mark.parametrize(
     ("check", "part", "sentence"),
     [
-        (check_masker, Masker("global"), "Masker: must draw from the generator it is given"),
+        (check_masker, Masker("global"), "Masker: must draw from the given generator"),
         (check_masker, Masker("shape"), r"masks must have the shape \(16, 24\), not \(16, 23\)"),
-        (check_masker, Masker("count"), "promises a constant count, and masks"),
+        (check_masker, Masker("count"), "has constant_count, but masks"),
         (check_masker, Masker("type"), "masks must be a bool tensor"),
-        (check_masker, UnversionedMasker(), "needs an integer `version`"),
-        (check_masker, SilentMasker(), "first line of its docstring"),
+        (check_masker, UnversionedMasker(), "version: must be an integer"),
+        (check_masker, SilentMasker(), "needs a docstring"),
         (check_masker, UnannotatedMasker(), "argument fault needs a type annotation"),
         (check_loss, Loss("mean"), r"must have the shape \(5,\), not \(\)"),
         (check_loss, Loss("mixed"), "must not depend on the other positions"),
         (check_loss, Loss("gradient"), "must have a finite gradient, not zero"),
-        (check_tokenizer, Teacher("neighbours"), "must not depend on the other images"),
+        (check_tokenizer, Teacher("neighbors"), "must not depend on the other images"),
         (check_tokenizer, Teacher("noise"), "the same images must give the same targets"),
         (check_tokenizer, Teacher("shape"), "features must have the shape"),
         (check_tokenizer, Teacher("gradient"), "targets must carry no gradient"),
@@ -177,7 +178,7 @@ def test_a_broken_part_is_told_what_is_wrong(check, part, sentence):
 
 
 class Forgetful(TrainedTokenizer):
-    """A trained tokenizer whose fitness does not say whether it is fit."""
+    """A trained tokenizer whose quality() does not say whether it is usable."""
 
     version, target = 1, "codes"
 
@@ -187,12 +188,12 @@ class Forgetful(TrainedTokenizer):
     def training_loss(self, batch, progress):
         return self.weight * 1.0, {}
 
-    def fitness(self, batch, grid):
+    def quality(self, batch, grid):
         return {"perplexity": 1.0}
 
 
-def test_a_trained_tokenizer_must_say_whether_it_is_fit():
-    with pytest.raises(AssertionError, match="fitness must say fit"):
+def test_a_trained_tokenizer_must_say_whether_it_is_usable():
+    with pytest.raises(AssertionError, match="must return usable"):
         check_tokenizer(Forgetful())
 
 

@@ -9,8 +9,9 @@ import textwrap
 
 import pytest
 
+from mimbench.config.parts import resolve
 from mimbench.errors import UserError
-from mimbench.registry import build, resolve
+from mimbench.registry import build
 from mimbench.store.files import canonical
 
 PART = """
@@ -58,7 +59,9 @@ def test_a_default_and_the_same_number_written_out_are_one_key(stranger):
 def test_a_strangers_part_enters_the_key_by_its_source(stranger):
     before = resolve("masker", "strange_masks.Checkers", "here")
     assert before["origin"].startswith("source:")
-    script = "from mimbench.registry import resolve; print(resolve('masker', 'strange_masks.Checkers', 'x')['origin'])"
+    script = (
+        "from mimbench.config.parts import resolve; print(resolve('masker', 'strange_masks.Checkers', 'x')['origin'])"
+    )
     (stranger / "strange_masks.py").write_text(PART + "\n# changed\n")
     environment = {**os.environ, "PYTHONPATH": str(stranger)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=180)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from mimbench import registry
+from mimbench.config.parts import resolve
 from mimbench.errors import UserError
-from mimbench.parts import Grid
+from mimbench.parts import PatchGrid
 
-GRID = Grid(4, 4, 4)
+GRID = PatchGrid(4, 4, 4)
 
 
 def dvae(grid=GRID, **arguments):
@@ -26,7 +27,7 @@ def tiles(count):
     return chosen.permute(0, 3, 1, 4, 2, 5).reshape(count, 3, 16, 16)
 
 
-def test_pixels_are_imagenet_normalised_in_the_order_row_column_channel():
+def test_pixels_are_imagenet_normalized_in_the_order_row_column_channel():
     raw = torch.rand(2, 3, 16, 16)
     target = registry.build("tokenizer", {"type": "pixels"})({"raw": raw}, GRID)
     assert target.shape == (2, 16, 48)
@@ -34,13 +35,13 @@ def test_pixels_are_imagenet_normalised_in_the_order_row_column_channel():
     torch.testing.assert_close(target[1, 6, 29], (raw[1, 2, 4 + 2, 8 + 1] - 0.406) / 0.225)
 
 
-def test_normalised_patches_have_mean_zero_and_unbiased_variance_one():
+def test_normalized_patches_have_mean_zero_and_unbiased_variance_one():
     target = registry.build("tokenizer", {"type": "pixels", "normalize": True})({"raw": torch.rand(2, 3, 16, 16)}, GRID)
     torch.testing.assert_close(target.mean(-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
     torch.testing.assert_close(target.var(-1), torch.ones(2, 16), atol=1e-4, rtol=0)
 
 
-def test_a_flat_patch_normalises_to_zero_and_not_to_nan():
+def test_a_flat_patch_normalizes_to_zero_and_not_to_nan():
     target = registry.build("tokenizer", {"type": "pixels", "normalize": True})(
         {"raw": torch.zeros(1, 3, 16, 16)}, GRID
     )
@@ -53,12 +54,12 @@ def test_an_image_of_another_size_is_refused(name, arguments):
     if tokenizer.trained:
         tokenizer.build(GRID)
     with pytest.raises(ValueError, match="the view raw gives"):
-        tokenizer({"raw": torch.rand(2, 3, 24, 24)}, Grid(4, 4, 4))
+        tokenizer({"raw": torch.rand(2, 3, 24, 24)}, PatchGrid(4, 4, 4))
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8, 16])
 def test_dvae_gives_one_code_a_patch(patch):
-    grid = Grid(3, 2, patch)
+    grid = PatchGrid(3, 2, patch)
     tokenizer = dvae(grid)
     codes = tokenizer({"raw": torch.rand(2, 3, 3 * patch, 2 * patch)}, grid)
     assert codes.shape == (2, 6)
@@ -68,7 +69,7 @@ def test_dvae_gives_one_code_a_patch(patch):
 @pytest.mark.parametrize("patch", [1, 14])
 def test_dvae_refuses_a_patch_that_is_no_power_of_two(patch):
     with pytest.raises(ValueError, match=f"a power of two, not {patch} pixels"):
-        dvae(Grid(2, 2, patch))
+        dvae(PatchGrid(2, 2, patch))
 
 
 @pytest.mark.parametrize(
@@ -82,21 +83,21 @@ def test_dvae_refuses_a_patch_that_is_no_power_of_two(patch):
 )
 def test_bad_arguments_are_refused_while_planning(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        registry.resolve("tokenizer", {"type": "dvae", **arguments}, "row")
+        resolve("tokenizer", {"type": "dvae", **arguments}, "row")
 
 
 def test_dvae_learns_codes_that_beat_the_patch_mean_and_are_all_in_use():
     tokenizer, images = dvae(), tiles(256)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=1e-2)
-    untrained = tokenizer.fitness({"raw": images}, GRID)
+    untrained = tokenizer.quality({"raw": images}, GRID)
     for step in range(150):
         loss, values = tokenizer.training_loss({"raw": images[torch.randint(256, (16,))]}, step / 150)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    trained = tokenizer.fitness({"raw": images}, GRID)
-    assert not untrained["fit"]
-    assert trained["fit"], trained["why"]
+    trained = tokenizer.quality({"raw": images}, GRID)
+    assert not untrained["usable"]
+    assert trained["usable"], trained["why"]
     assert trained["reconstruction_mse"] < 0.5 * trained["patch_mean_mse"]
     assert trained["perplexity"] > 6
     assert values["mean_code_perplexity"] == pytest.approx(trained["perplexity"], rel=0.3)
@@ -105,10 +106,10 @@ def test_dvae_learns_codes_that_beat_the_patch_mean_and_are_all_in_use():
 def test_a_collapsed_codebook_is_found_out():
     tokenizer = dvae()
     torch.nn.init.zeros_(tokenizer.encoder[-1].weight)  # whatever the image, the same logits
-    figures = tokenizer.fitness({"raw": tiles(16)}, GRID)
+    figures = tokenizer.quality({"raw": tiles(16)}, GRID)
     assert figures["perplexity"] == pytest.approx(1)
     assert figures["codes_used"] == 1 / 8
-    assert not figures["fit"]
+    assert not figures["usable"]
     assert "codebook collapsed: perplexity 1.0 is not above 2.0" in figures["why"]
 
 

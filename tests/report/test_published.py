@@ -1,45 +1,102 @@
-"""Published numbers: found by any of their columns, never guessed, shown in a column of their own."""
+"""Published numbers: found by any of their columns, shown in a column of their own. Published tables follow from their records."""
 
+import csv
 import json
 
 import pytest
-from conftest import ROOT
-from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_grid
+from commands import ROOT
+from synthetic_grid import FINETUNE, column, demo, evaluation, finish, planned, write_grid
 
 from mimbench.errors import UserError
-from mimbench.report.analysis import analyse
+from mimbench.report.analysis import analyze
+from mimbench.report.archive import published_copy
 from mimbench.report.costs import costs_csv
+from mimbench.report.latex import latex
+from mimbench.report.markdown import markdown
 from mimbench.report.published import lookup, paper_column, published_rows
-from mimbench.report.tables import latex, markdown, text_rows, tidy_csv
-from mimbench.store.files import read_json, write_json
+from mimbench.report.statistics import compare, judge, summarize
+from mimbench.report.table import table_csv, tabulate
+from mimbench.store.files import read_json, write_atomically, write_json
+from mimbench.store.records import write_record
 from mimbench.store.results import Store
 
-PUBLISHED = sorted((ROOT / "results" / "published").iterdir())
+PUBLISHED = sorted(path.parent for path in (ROOT / "results" / "published").glob("*/grid.json"))
+ARCHIVED = sorted(path.parent for path in (ROOT / "results" / "published").glob("*/*/grid.json"))
 
 
-@pytest.mark.parametrize("record", ["as it is", "from before rows named the row that they are compared with"])
-@pytest.mark.parametrize("copy", PUBLISHED, ids=lambda path: path.name)
-def test_the_published_copy_of_a_grid_still_gives_its_tables_byte_for_byte(tmp_path, copy, record):
-    (name, scale), store = copy.name.split("."), Store(tmp_path / "results")
+@pytest.mark.parametrize("copy", ARCHIVED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_numbers_of_an_archived_table_follow_from_its_seeds_and_records(copy):
+    grid = read_json(copy / "grid.json")
+    runs = {run["run"]: run for run in map(json.loads, (copy / "records.jsonl").read_text().splitlines())}
+    reference = {row["name"]: row["reference"] for row in grid["rows"]}
+    with (copy / "table.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert lines
+    for protocol in {line["protocol"] for line in lines}:
+        of_column = {line["row"]: line for line in lines if line["protocol"] == protocol}
+        values = {
+            row: {seed: float(line[f"seed_{seed}"]) for seed in grid["seeds"] if line[f"seed_{seed}"]}
+            for row, line in of_column.items()
+        }
+        compared = {row for row in of_column if reference[row] != row}
+        primary = (grid["primary"] or {}).get("row") if (grid["primary"] or {}).get("protocol") == protocol else None
+        judged = judge(
+            {row: compare(values[row], values[reference[row]]) for row in compared}, primary, len(compared - {primary})
+        )
+        for row, line in of_column.items():
+            for seed, value in values[row].items():
+                assert runs[line[f"run_{seed}"]]["result"]["metrics"][line["metric"]] == value
+            summary, comparison = summarize(list(values[row].values())), judged.get(row)
+            computed = {"n": summary.n, "mean": summary.mean, "sd": summary.sd, "ci_low": summary.low,
+                        "ci_high": summary.high}  # fmt: skip
+            if comparison:
+                computed |= {"n_pairs": comparison.n, "difference": comparison.difference, "p": comparison.p,
+                             "difference_low": comparison.low, "difference_high": comparison.high,
+                             "p_holm": comparison.p_holm}  # fmt: skip
+                assert line["verdict"].replace("not told apart", "not significant") == comparison.verdict
+            for name, number in computed.items():
+                assert line[name] == ("" if number is None else f"{number:.7g}"), (row, protocol, name)
+
+
+def rebuilt(copy, root):
+    """A results folder with the records of a published copy."""
+    store, grid = Store(root), read_json(copy / "grid.json")
     for line in (copy / "records.jsonl").read_text().splitlines():
         run = json.loads(line)
         folder = store.run(run["run"]).path
-        for part in ("spec", "result", "cost"):
-            write_json(folder / f"{part}.json", run[part])
+        write_json(folder / "spec.json", run["spec"])
+        for part in ("result", "cost"):
+            if run[part] is not None:
+                write_record(folder / f"{part}.json", run[part])
         for file, attempt in run["attempts"].items():
-            write_json(folder / "attempts" / file, attempt)
-    grid = read_json(copy / "grid.json")
-    if record != "as it is":
-        for row in grid["rows"]:
-            del row["reference"]
-    write_json(store.grid_path(name, scale), grid)
-    analysis = analyse(store, name, scale)
-    for file, table in {"table.md": markdown, "table.csv": tidy_csv, "table.tex": latex}.items():
-        assert table(analysis) == (copy / file).read_text(), file
-    assert costs_csv(analysis.grid) == (copy / "costs.csv").read_text()
+            write_record(folder / "attempts" / file, attempt)
+        if run["state"] == "failed":
+            write_record(folder / "failures" / max(run["attempts"]), {"type": "", "message": ""})
+        if run["state"] == "unreadable":
+            write_atomically(folder / "result.json", "")
+    write_json(store.grid_path(grid["name"], grid["scale"]), grid)
+    return analyze(store, grid["name"], grid["scale"])
 
 
-def test_every_published_number_has_a_source_and_was_read():
+def check_that_tables_follow_from_records(copy, root):
+    analysis = rebuilt(copy, root)
+    forms = {"table.md": markdown(tabulate(analysis)), "table.csv": table_csv(analysis),
+             "table.tex": latex(tabulate(analysis)), "costs.csv": costs_csv(analysis.grid)}  # fmt: skip
+    for file, text in forms.items():
+        assert text == (copy / file).read_text(), file
+
+
+@pytest.mark.parametrize("copy", PUBLISHED, ids=lambda path: path.name)
+def test_the_tables_of_a_published_grid_follow_from_its_records_byte_for_byte(copy, tmp_path):
+    check_that_tables_follow_from_records(copy, tmp_path)
+
+
+def test_the_tables_of_a_copy_made_now_follow_from_its_records_byte_for_byte(tmp_path):
+    copy = published_copy(demo(tmp_path / "results"), "demo", "tiny", tmp_path / "copy")
+    check_that_tables_follow_from_records(copy, tmp_path / "again")
+
+
+def test_every_published_number_has_a_source_that_was_read():
     rows = published_rows()
     assert len(rows) > 300
     for row in rows:
@@ -52,7 +109,7 @@ def test_every_published_number_has_a_source_and_was_read():
 
 def test_an_ablation_row_is_found_by_its_name():
     found = lookup({"method": "BEiT ablation: full (300 ep)"}, "grid.yaml: rows.0.paper")
-    assert {protocol: number.value for protocol, number in found.items()} == {
+    assert {protocol: number["value"] for protocol, number in found.items()} == {
         "finetune": "82.86", "segmentation": "44.65"}  # fmt: skip
 
 
@@ -60,7 +117,7 @@ def test_a_list_allows_any_of_its_values():
     found = lookup(
         {"method": "MAE", "backbone": "ViT-B/16", "source": "I-JEPA paper arXiv:2301.08243", "pretrain_epochs": 1600,
          "eval": ["linear_probe", "knn"]}, "here")  # fmt: skip
-    assert found["linear_probe"].value == "68.0"
+    assert found["linear_probe"]["value"] == "68.0"
 
 
 @pytest.mark.parametrize(
@@ -72,12 +129,12 @@ def test_a_list_allows_any_of_its_values():
         ({"method": "BEiT", "masker": "random"}, r"no published number matches .*Near it"),
     ],
 )
-def test_a_selection_that_finds_none_or_several_lists_what_there_is(selection, words):
+def test_a_selection_with_no_or_several_matches_lists_the_candidates(selection, words):
     with pytest.raises(UserError, match=words):
         lookup(selection, "grid.yaml: rows.0.paper")
 
 
-def test_the_papers_numbers_stand_apart_with_their_source(tmp_path):
+def test_the_papers_numbers_are_in_a_column_of_their_own_with_their_source(tmp_path):
     store = Store(tmp_path)
     rows = []
     for name, paper in (("beit", {"method": "BEiT ablation: full (300 ep)"}), ("other", None),
@@ -89,13 +146,14 @@ def test_the_papers_numbers_stand_apart_with_their_source(tmp_path):
         rows.append({"name": name, "label": name, "description": "", "paper": paper, "runs": runs})
     segmentation = {"name": "segmentation", "version": 1, "settings": {}}
     write_grid(store, rows, [column(FINETUNE, "Fine-tune"), column(segmentation, "Segmentation", "miou")], [0, 1])
-    analysis = analyse(store, "demo", "tiny")
+    analysis = analyze(store, "demo", "tiny")
     paper = paper_column(analysis.grid)
     assert paper.heading == "paper (ViT-B/16, ImageNet-1K): FT / ADE20K"
-    assert paper.cells == {"beit": "82.86 / 44.65 [1]", "other": "", "scratch": "81.8 / – [2]"}
+    assert paper.cells == {"beit": "82.86 / 44.65 [1]", "other": "–", "scratch": "81.8 / – [2]"}
     assert paper.sources == [
         "BEiT paper arXiv:2106.08254v2, Table 4; segmentation head SETR-PUP",
         "BEiT paper arXiv:2106.08254v2, Table 1; ViT-B/16@224, pre-training data: none",
     ]
-    assert text_rows(analysis)[0][-1] == paper.heading
-    assert "enter no mean and no test" in markdown(analysis)
+    table = tabulate(analysis)
+    assert table.with_paper()[0][-1] == paper.heading
+    assert "enter no mean and no test" in markdown(table)

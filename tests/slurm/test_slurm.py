@@ -1,4 +1,4 @@
-"""Grids on a real SLURM: the same table, submitted once, stopped by time limits."""
+"""On a real SLURM: a grid that is submitted once gives the same table, also with time limits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from slurm_lab import (
 )
 
 from mimbench.config.grid import load_grid
-from mimbench.launch.local import prepare
+from mimbench.launch.queue import QueueUnavailable
 from mimbench.plan.graph import make_plan
+from mimbench.plan.record import prepare
 from mimbench.slurm import queue
 from mimbench.slurm.profile import load_profile
 from mimbench.slurm.submit import submit
@@ -35,17 +36,17 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, rendered, with_finetuning):
-    """The grid of these tests on this machine, without a cluster."""
+    """The results of the grid on this machine, without a cluster."""
     results = new_results(tmp_path_factory.mktemp("local") / "results", rendered)
     done = run_grid(results, "local:2", grid=with_finetuning)
     assert done.returncode == 0, done.stderr
     return results
 
 
-def test_a_grid_submitted_at_once_gives_the_same_table_as_on_one_machine(
+def test_a_grid_on_slurm_gives_the_same_table_as_on_one_machine(
     cluster, undisturbed, results, tmp_path, with_finetuning
 ):
-    profile = write_profile(tmp_path, kinds={"finetune": {"throttle": 1}})
+    profile = write_profile(tmp_path, kinds={"finetune": {"max_parallel": 1}})
     done = run_grid(results, profile, grid=with_finetuning)
     assert done.returncode == 0, done.stderr
     arrays = dict(re.findall(r"submitted (\w+): job (\d+)", done.stdout))
@@ -60,14 +61,14 @@ def test_a_grid_submitted_at_once_gives_the_same_table_as_on_one_machine(
     assert tables(results) == tables(undisturbed)
     again = run_grid(results, profile, grid=with_finetuning)
     assert "nothing to submit" in again.stderr
-    # a last job wrote the report without anybody's asking
+    # the last job wrote the report
     assert (results / "reports" / "short.smoke" / "index.html").exists()
     costs = [json.loads(p.read_text()) for p in (results / "runs").glob("*/cost.json")]
     assert {c["host"] for c in costs} <= {"n1", "n2", "n3"}
 
 
-def test_each_task_waits_for_its_own_parents_alone(cluster, results, tmp_path):
-    """The row whose pre-training fails loses its evaluations; every other row is finished, and nothing hangs."""
+def test_each_task_waits_for_its_own_parents_only(cluster, results, tmp_path):
+    """Evaluations are blocked if their pre-training fails; all other runs finish."""
     assert run_grid(results, "local:2", "--only", "scratch").returncode == 0
     done = run_grid(results, write_profile(tmp_path), "--set", "schedule.lr=1e30", "--set", "schedule.clip=null")
     assert done.returncode == 0, done.stderr
@@ -85,20 +86,20 @@ def test_each_task_waits_for_its_own_parents_alone(cluster, results, tmp_path):
     assert "blocked" in mimbench("why", blocked.partition("-")[2][:8], "--results", results).stdout
 
 
-def test_two_submissions_at_once_do_each_run_once(cluster, results, tmp_path):
+def test_two_submissions_at_once_execute_each_run_once(cluster, results, tmp_path):
     words = ("run", "grid", GRID, "--results", results, "--on", write_profile(tmp_path))
     both = [mimbench_process(*words) for _ in range(2)]
-    said = [p.communicate(timeout=120) for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
-    assert sum("submitted" in out for out, _ in said) == 1
-    assert any("queued or running already" in out for out, _ in said)
+    printed = [p.communicate(timeout=120) for p in both]
+    assert [p.returncode for p in both] == [0, 0], printed
+    assert sum("submitted" in out for out, _ in printed) == 1
+    assert any("already queued or running" in out for out, _ in printed)
     assert set(settle(results).values()) == {"done"}
     attempts = [len(list(f.glob("attempts/*"))) for f in (results / "runs").iterdir()]
     assert set(attempts) == {1}
 
 
-def test_what_is_queued_is_not_submitted_again(cluster, results, tmp_path):
-    """Of 24 tasks too, of which squeue shows 23 where half of them wait for parents."""
+def test_queued_runs_are_not_submitted_again(cluster, results, tmp_path):
+    """Nor with 24 tasks, of which squeue shows 23 if half of them have dependencies."""
     blocker = slurm(
         "sbatch", "--parsable", "--exclusive", "--nodes=3", "-o/dev/null", "--wrap=sleep 600"
     ).stdout.strip()
@@ -109,7 +110,7 @@ def test_what_is_queued_is_not_submitted_again(cluster, results, tmp_path):
         again = run_grid(results, write_profile(tmp_path), *words)
         assert again.returncode == 0, again.stderr
         assert "submitted" not in again.stdout
-        assert f"{len(states(results))} runs are queued or running already" in again.stdout
+        assert f"{len(states(results))} runs already queued or running" in again.stdout
         assert set(states(results).values()) == {"queued"}
         assert mimbench("cancel", "--results", results).returncode == 0
     finally:
@@ -117,22 +118,20 @@ def test_what_is_queued_is_not_submitted_again(cluster, results, tmp_path):
     assert settle(results).keys() == states(results).keys()
 
 
-def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
-    cluster, results, tmp_path, monkeypatch
-):
+def test_a_submission_that_died_before_its_release_is_cancelled_and_repeated(cluster, results, tmp_path, monkeypatch):
     plan, store = make_plan(load_grid(GRID, only=("pixels",))), Store(results)
     profile = load_profile(write_profile(tmp_path).partition(":")[2])
     prepare(plan, store)
 
-    def silent(array):
-        raise queue.QueueSilent("scontrol did not answer")
+    def unavailable(array):
+        raise QueueUnavailable("scontrol did not answer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(queue, "release", silent)
+        patched.setattr(queue, "release", unavailable)
         outcome = submit(plan.runs, ("short", "smoke"), store, profile, {})
     assert not outcome.jobs
     assert any("held and not released" in why for why in outcome.refused.values())
-    assert len(queue.mine(f"mimbench:{results}")) == 1  # the pre-training; nothing was submitted to wait for it
+    assert len(queue.mine(f"mimbench:{results}")) == 1  # the pre-training; its children were not submitted
     outcome = submit(plan.runs, ("short", "smoke"), store, profile, {})
     assert set(outcome.jobs) == set(plan.runs)
     assert set(settle(results).values()) == {"done"}
@@ -141,26 +140,26 @@ def test_a_submission_that_died_before_its_release_is_taken_back_and_made_again(
 # time limits
 
 
-def test_a_run_longer_than_its_time_limit_is_done_in_pieces(cluster, results, tmp_path):
-    """One minute each, the least that SLURM knows; children wait for the last piece."""
+def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(cluster, results, tmp_path):
+    """One minute per job, the shortest limit in SLURM; its children wait for the last one."""
     folder = waiting_run(results, tmp_path, 50, hours=1 / 60, checkpoint_seconds=1000)
     assert set(settle(results).values()) == {"done"}
     found = [a["found"] for a in folder.attempts()]
     assert len(found) >= 2
     assert all("at step" in words for (words,) in found[1:])
-    assert (folder.work / "log.txt").read_text().count("stopped in order and requeued") == len(found) - 1
+    assert (folder.work / "log.txt").read_text().count("saved, stopped and requeued") == len(found) - 1
     steps = [int(line.split(",")[0]) for line in (folder.path / "curve.csv").read_text().splitlines()[1:]]
     assert steps == sorted(set(steps))
 
 
-def test_a_run_that_gets_no_step_further_is_failed_with_that_reason(cluster, results, tmp_path):
-    """Its first step outlasts the time it is given: requeued as it is, and not for ever."""
-    folder = waiting_run(results, tmp_path, 120 * STEPS, fruitless=2, grace_seconds=2)
+def test_a_run_that_is_requeued_without_one_more_step_fails(cluster, results, tmp_path):
+    """Its first step takes longer than its time limit."""
+    folder = waiting_run(results, tmp_path, 120 * STEPS, max_stalled_requeues=2, grace_seconds=2)
     for attempt in (1, 2):
         until(lambda attempt=attempt: len(folder.attempts()) >= attempt)
         slurm("scancel", "--signal=USR2", folder.submission()["job"])
     found = settle(results)
     assert found[folder.name] == "failed"
-    assert "requeued as it is" in (folder.work / "log.txt").read_text()
+    assert "requeued without a new checkpoint" in (folder.work / "log.txt").read_text()
     status = mimbench("status", "--results", results).stdout
-    assert "requeued 2 times in a row without getting a step further (each began with nothing done)" in status
+    assert "requeued 2 times in a row without one more step (each began with nothing)" in status

@@ -1,4 +1,4 @@
-"""On a real SLURM: several ranks, and what goes wrong, each in the right state with a sentence."""
+"""On a real SLURM: several ranks, and faults, each of which ends in the right state with its reason."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
     job = folder.submission()["job"]
     pids = _ranks_of(job)
     assert len(pids) == 2
-    owner = folder.claim_owner()["pid"]
+    owner = folder.owner()["pid"]
     os.kill(next(p for p in pids if p != owner), signal.SIGKILL)
     begun = time.monotonic()
     found = settle(results, 120)
@@ -79,7 +79,7 @@ def test_the_death_of_one_rank_ends_the_job_at_once(cluster, results, tmp_path):
 
 
 def _ranks_of(job):
-    """Process ids of the ranks of a job on this machine, which is all of its nodes; another cluster's may have its number."""
+    """Process ids of a job's ranks. All nodes are this machine; other clusters on it may use the same job number."""
     array, _, task = job.partition("_")
     wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"} if task else {f"SLURM_JOB_ID={job}"}
     wanted.add(f"SLURM_CONF={os.environ['SLURM_CONF']}")
@@ -95,13 +95,13 @@ def _ranks_of(job):
         ranked = any(word.startswith("SLURM_PROCID=") for word in here)
         if "python" in words[0] and "submitit.core._submit" in words and ranked and wanted <= here:
             parents[int(process.name)] = parent
-    return [pid for pid, parent in parents.items() if parent not in parents]  # what a rank forks is no rank
+    return [pid for pid, parent in parents.items() if parent not in parents]  # without the processes that a rank forks
 
 
-# what goes wrong
+# faults
 
 
-def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
+def test_an_import_error_on_the_nodes_is_shown(cluster, results, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "submitit").mkdir()
@@ -110,7 +110,7 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
     assert run_grid(results, profile, "--only", "scratch").returncode == 0
     assert set(settle(results).values()) == {"failed"}
     status = mimbench("status", "--results", results).stdout
-    assert "before it began" in status
+    assert "before the run began" in status
     assert "no submitit on the nodes" in status
     one = next(iter(states(results)))
     assert "no submitit on the nodes" in mimbench("logs", one, "-f", "--results", results).stdout
@@ -119,14 +119,14 @@ def test_code_that_cannot_be_imported_is_told(cluster, results, tmp_path):
     assert set(settle(results).values()) == {"done"}
 
 
-def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
+def test_a_run_survives_the_death_of_its_node(cluster, results, tmp_path):
     folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists() or folder.done())
-    owner = folder.claim_owner()
+    owner = folder.owner()
     node = owner["host"]
     _power_off(cluster, node)
     try:
-        until(lambda: states(results)[folder.name] in ("queued", "done") or folder.claim_owner() != owner, 120)
+        until(lambda: states(results)[folder.name] in ("queued", "done") or folder.owner() != owner, 120)
         assert set(settle(results, 240).values()) == {"done"}
         assert len(folder.attempts()) >= 2
         assert {a["host"] for a in folder.attempts()} > {node}
@@ -135,9 +135,9 @@ def test_a_node_that_dies_does_not_lose_the_run(cluster, results, tmp_path):
 
 
 def _power_off(cluster, node):
-    """SIGKILL to the node's daemon and to everything below it: what shares its host name, of which each has one of its own.
+    """SIGKILL to the node's daemon and its descendants: all processes in its UTS namespace.
 
-    Not by that name: the nodes of the other tests' clusters on this machine have the same.
+    Not by host name: the nodes of other tests' clusters on this machine have the same.
     """
     daemon = int((Path(cluster["CLUSTER_DIR"]) / "run" / f"{node}.pid").read_text())
     its_own = _host_namespace(daemon)
@@ -152,7 +152,7 @@ def _host_namespace(pid):
     return os.readlink(f"/proc/{pid}/ns/uts")
 
 
-def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, tmp_path):
+def test_a_job_ends_if_its_results_vanish_and_is_resumed_when_they_are_back(cluster, results, tmp_path):
     folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists())
     away = results.with_name("away")
@@ -160,7 +160,7 @@ def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, t
     job = json.loads(sorted((away / "runs" / folder.name / "submissions").iterdir())[-1].read_text())["job"]
     assert "no such folder" in mimbench("status", "--results", results).stdout
     until(lambda: not queue.queued([job]), 120)
-    assert not results.exists()  # the dying job made no stray copy
+    assert not results.exists()  # the job left no stray copy
     away.rename(results)
     assert states(results)[folder.name] == "failed"
     assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
@@ -168,7 +168,7 @@ def test_results_that_vanish_end_the_job_and_come_back_whole(cluster, results, t
 
 
 def _read_only(cluster, folder, yes):
-    """For this machine and for each node: a read-only view laid over the folder, or taken away again."""
+    """Mount a read-only view over the folder on this machine and each node, or remove it."""
     pids = [Path(cluster["CLUSTER_DIR"], "run", f"n{n}.pid").read_text().strip() for n in (1, 2, 3)]
     for where in ([], *(["nsenter", "--mount", "--target", pid] for pid in pids)):
         if yes:
@@ -178,7 +178,7 @@ def _read_only(cluster, folder, yes):
             assert slurm(*where, "umount", "--lazy", str(folder)).returncode == 0
 
 
-def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, results, tmp_path):
+def test_a_job_ends_with_a_reason_if_its_results_become_read_only(cluster, results, tmp_path):
     folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "checkpoint.pt").exists())
     _read_only(cluster, results, True)
@@ -187,7 +187,7 @@ def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, resu
         assert found[folder.name] == "failed"
         status = mimbench("status", "--results", results).stdout
         assert "cannot be written now" in status
-        assert "ended without a word" in status
+        assert "ended without reporting an error" in status
         refused = run_grid(results, write_profile(tmp_path), "--only", "pixels")
         assert refused.returncode == 2
         assert "results cannot be written there" in refused.stderr
@@ -197,7 +197,7 @@ def test_results_that_become_read_only_end_the_job_with_a_sentence(cluster, resu
     assert set(settle(results).values()) == {"done"}
 
 
-def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, tmp_path):
+def test_an_error_of_sbatch_is_shown_and_children_are_not_submitted(cluster, results, tmp_path):
     done = run_grid(results, write_profile(tmp_path, partition="nowhere"))
     assert done.returncode == 1
     assert "invalid partition" in done.stderr
@@ -206,7 +206,7 @@ def test_what_sbatch_refuses_is_told_and_nothing_waits_for_it(cluster, results, 
     assert set(states(results).values()) == {"planned"}
 
 
-def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, results, tmp_path):
+def test_cancelled_jobs_are_not_failures_and_retry_resumes_them(cluster, results, tmp_path):
     folder = waiting_run(results, tmp_path, 20)
     until(lambda: (folder.work / "progress.json").exists())
     done = mimbench("cancel", "short", "--results", results)
@@ -218,26 +218,26 @@ def test_cancelled_jobs_are_not_called_failures_and_retry_goes_on(cluster, resul
     assert (folder.work / "checkpoint.pt").exists()  # it saved before it went
     again = mimbench("retry", "--results", results)
     assert again.returncode == 2
-    assert "was submitted: say --on slurm:" in again.stderr  # not on the login node unawares
+    assert "was submitted: give --on slurm:" in again.stderr  # never on the login node by accident
     on = ("--on", write_profile(tmp_path, **lasting(20)))
     assert mimbench("retry", "--results", results, *on).returncode == 0
     until(lambda: states(results)[folder.name] == "running" and len(folder.attempts()) == 2)
     until(lambda: (folder.work / "progress.json").exists())
     assert mimbench("cancel", "--results", results).returncode == 0
-    # at once, while the cancelled jobs are still ending: what was to wait for them waits for the new ones
+    # while the cancelled jobs are still ending: their children depend on the new jobs
     assert mimbench("retry", "--results", results, *on).returncode == 0
     assert set(settle(results).values()) == {"done"}
 
 
-def test_doctor_examines_the_cluster_through_a_job(cluster, results, tmp_path):
+def test_doctor_checks_the_cluster_through_a_job(cluster, results, tmp_path):
     done = mimbench("doctor", "--results", results, "--on", write_profile(tmp_path, nodes=2, ranks=2))
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("accounting: yes", "all 4 met on n1, n2", "the sum is right on every rank", "sees the files of all",
+    for words in ("accounting: yes", "all 4 connected on n1, n2", "the sum is right on every rank", "sees the files of all",
                   "scontrol answers from within the job"):  # fmt: skip
         assert words in done.stdout
 
 
-def test_the_script_of_a_dry_run_is_what_sbatch_takes(cluster, results, tmp_path):
+def test_sbatch_accepts_the_scripts_of_a_dry_run(cluster, results, tmp_path):
     shown = run_grid(results, write_profile(tmp_path), "--dry-run").stdout
     scripts = ["#!/bin/bash" + part for part in shown.split("#!/bin/bash")[1:]]
     assert len(scripts) == 3
@@ -248,8 +248,8 @@ def test_the_script_of_a_dry_run_is_what_sbatch_takes(cluster, results, tmp_path
         assert done.returncode == 0, done.stderr
 
 
-def test_a_full_queue_takes_what_fits_and_the_rest_later(cluster, results, tmp_path):
-    """The account may have five jobs at a time: what is over is told at once, and its children are not submitted."""
+def test_a_full_queue_accepts_what_fits_and_the_rest_later(cluster, results, tmp_path):
+    """With a limit of five jobs per account, the error of the others is shown, and their children are not submitted."""
     account = ("sacctmgr", "--immediate", "modify", "user", "root", "set")
     assert slurm(*account, "MaxSubmitJobs=5").returncode == 0
     try:
@@ -283,11 +283,11 @@ def bare(bare_cluster, monkeypatch):
     return bare_cluster
 
 
-def test_without_accounting_a_killed_job_is_told_from_its_leaving_the_queue(bare, results, tmp_path):
+def test_without_accounting_a_killed_job_fails_when_it_leaves_the_queue(bare, results, tmp_path):
     folder = waiting_run(results, tmp_path, 100)
     until(lambda: (folder.work / "progress.json").exists())
-    os.kill(folder.claim_owner()["pid"], signal.SIGKILL)
+    os.kill(folder.owner()["pid"], signal.SIGKILL)
     found = settle(results, 150)
     assert found[folder.name] == "failed"
     assert found[next(n for n in found if n.startswith("knn"))] == "blocked"
-    assert "without a word (the accounting says nothing of it)" in mimbench("status", "--results", results).stdout
+    assert "without reporting an error (no sacct record)" in mimbench("status", "--results", results).stdout

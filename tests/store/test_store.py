@@ -1,7 +1,8 @@
-"""Folders as the only state: written once, never torn, claimed by one."""
+"""Folders are the only state: files are written once and whole, and one process works on a run."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,12 +11,13 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mimbench.errors import UserError
-from mimbench.store import lease as claims
+from mimbench.store import lease as leases
 from mimbench.store.files import canonical, fingerprint, read_json, write_atomically, write_json
+from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import RunFolder, Store, run_name
 
 SPEC = {"kind": "knn", "version": 1, "seed": 0}
@@ -53,13 +55,13 @@ def test_two_values_share_a_canonical_text_only_if_they_are_equal(first, second)
         assert first == second
 
 
-def test_a_spec_is_written_once_and_another_is_refused(tmp_path):
+def test_a_spec_is_written_once_and_a_different_one_is_refused(tmp_path):
     folder = made(tmp_path)
     folder.create(SPEC)  # the same again: nothing happens
     write_json(folder.path / "spec.json", {**SPEC, "seed": 1})
-    with pytest.raises(UserError, match="another spec"):
+    with pytest.raises(UserError, match="does not match the folder's hash"):
         folder.create(SPEC)
-    with pytest.raises(UserError, match="does not belong"):
+    with pytest.raises(UserError, match="does not match the folder's hash"):
         folder.spec()
 
 
@@ -78,14 +80,33 @@ def test_a_corrupt_file_is_named(tmp_path, content):
         read_json(path)
 
 
+@given(value=st.dictionaries(st.text(), json_values, max_size=5), data=st.data())
+def test_a_record_with_a_changed_byte_is_named(tmp_path_factory, value, data):
+    path = tmp_path_factory.mktemp("record") / "result.json"
+    value.pop("sha256", None)
+    write_record(path, value)
+    assert canonical(read_record(path)) == canonical(value)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    assume(b'"sha256"' in content)
+    with contextlib.suppress(UserError):
+        assert canonical(read_record(path)) == canonical(value)  # white space, or "\\u0041" for "A"
+
+
+def test_a_record_without_a_digest_is_read_as_it_is(tmp_path):
+    write_json(tmp_path / "result.json", {"metrics": {"accuracy": 1.5}})
+    assert read_record(tmp_path / "result.json") == {"metrics": {"accuracy": 1.5}}
+
+
 def test_states_follow_from_the_files(tmp_path):
     folder = made(tmp_path)
     assert folder.state() == "planned"
-    claim = folder.claim()
+    lease = folder.acquire()
     attempt = folder.begin_attempt({})
     assert folder.state() == "running"
     folder.fail(attempt, ValueError("no"))
-    claim.release()
+    lease.release()
     assert folder.state() == "failed"
     assert folder.last_failure()["message"] == "no"
     folder.begin_attempt({})
@@ -94,80 +115,80 @@ def test_states_follow_from_the_files(tmp_path):
     assert folder.state() == "done"
 
 
-def test_a_run_is_claimed_once(tmp_path):
+def test_one_process_holds_the_lease_of_a_run(tmp_path):
     folder = made(tmp_path)
-    claim = folder.claim()
-    assert RunFolder(folder.path).claim() is None
-    claim.release()
-    again = RunFolder(folder.path).claim()
+    lease = folder.acquire()
+    assert RunFolder(folder.path).acquire() is None
+    lease.release()
+    again = RunFolder(folder.path).acquire()
     assert again is not None
     again.release()
 
 
-def test_who_was_taken_over_takes_no_other_claim_for_its_own(tmp_path, monkeypatch):
-    """Once the one who took over has released it, the number is used again, by somebody else."""
-    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
+def test_a_process_that_lost_its_lease_does_not_release_the_next_one(tmp_path, monkeypatch):
+    """After a takeover and a release, a third process reuses the number."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
     folder, lost = made(tmp_path), threading.Event()
-    silent = folder.claim(on_lost=lost.set)
+    silent = folder.acquire(on_lost=lost.set)
     silent.path.unlink()  # taken over, done and released meanwhile
-    third = RunFolder(folder.path).claim()
+    third = RunFolder(folder.path).acquire()
     assert third.path == silent.path
     assert lost.wait(10)
     silent.release()
     assert third.path.exists()
-    assert RunFolder(folder.path).claim() is None
+    assert RunFolder(folder.path).acquire() is None
     third.release()
     assert not third.path.exists()
 
 
-def _claim_and_sleep(path, ready):
+def _hold_and_sleep(path, ready):
     from pathlib import Path
 
-    RunFolder(Path(path)).claim()
+    RunFolder(Path(path)).acquire()
     ready.set()
     time.sleep(60)
 
 
-def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
+def test_the_lease_of_a_killed_process_is_taken_over(tmp_path):
     folder = made(tmp_path)
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_claim_and_sleep, args=(str(folder.path), ready))
+    process = context.Process(target=_hold_and_sleep, args=(str(folder.path), ready))
     process.start()
     assert ready.wait(30)
-    assert folder.claim() is None
+    assert folder.acquire() is None
     process.kill()
     process.join()
-    claim = folder.claim()
-    assert claim is not None
-    assert len(claims._numbers(folder.path)) == 1
-    claim.release()
+    lease = folder.acquire()
+    assert lease is not None
+    assert len(leases._claims(folder.path)) == 1
+    lease.release()
 
 
-def test_a_silent_claim_of_another_host_is_taken_over_only_after_a_while(tmp_path):
+def test_a_lease_of_another_host_is_taken_over_only_without_a_heartbeat(tmp_path):
     folder = made(tmp_path)
     path = folder.path / "claim-0"
     path.write_text(json.dumps({"machine": "elsewhere", "host": "elsewhere", "pid": 1, "start": "1"}))
-    assert folder.claim() is None
-    old = time.time() - claims.DEAD_AFTER_SECONDS - 1
+    assert folder.acquire() is None
+    old = time.time() - leases.DEAD_AFTER_SECONDS - 1
     os.utime(path, (old, old))
-    claim = folder.claim()
-    assert claim is not None
-    claim.release()
+    lease = folder.acquire()
+    assert lease is not None
+    lease.release()
 
 
 def _race(path, start, results):
     from pathlib import Path
 
     start.wait()
-    claim = RunFolder(Path(path)).claim()
-    results.put(claim is not None)
+    lease = RunFolder(Path(path)).acquire()
+    results.put(lease is not None)
     time.sleep(1)
 
 
-def test_of_many_that_race_for_a_dead_claim_one_wins(tmp_path):
+def test_one_of_many_processes_wins_a_dead_lease(tmp_path):
     folder = made(tmp_path)
-    (folder.path / "claim-3").write_text(json.dumps({"machine": claims._machine(), "pid": 2**22 + 1, "start": "0"}))
+    (folder.path / "claim-3").write_text(json.dumps({"machine": leases._machine(), "pid": 2**22 + 1, "start": "0"}))
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     racers = [context.Process(target=_race, args=(str(folder.path), start, results)) for _ in range(8)]
@@ -185,14 +206,14 @@ def _finish_one(root, number, start):
     spec = {"kind": "knn", "seed": number}
     folder = store.run(run_name(spec))
     folder.create(spec)
-    claim = folder.claim()
+    lease = folder.acquire()
     folder.begin_attempt({"number": number})
     start.wait()
     folder.finish({"kind": "knn", "number": number}, {"seconds": 1.0})
-    claim.release()
+    lease.release()
 
 
-def test_two_hundred_runs_that_finish_at_once_are_all_there_and_whole(tmp_path):
+def test_two_hundred_runs_finishing_at_once_are_all_complete(tmp_path):
     context = multiprocessing.get_context("fork")
     start = context.Event()
     processes = [context.Process(target=_finish_one, args=(str(tmp_path / "results"), n, start)) for n in range(200)]
@@ -231,14 +252,14 @@ def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
     assert [p.exitcode for p in processes] == [0] * 4
 
 
-def test_an_owner_that_the_cluster_knows_to_be_gone_is_taken_over_at_once(tmp_path):
+def test_a_lease_whose_job_has_ended_is_taken_over_at_once(tmp_path):
     folder = made(tmp_path)
     write_json(folder.path / "claim-0", {"machine": "another", "host": "n7", "pid": 1, "start": "0", "job": "17_3"})
-    assert folder.claim() is None
-    claim = folder.claim(dead=lambda owner: owner["job"] == "17_3")
-    assert claim is not None
-    assert claim.path.name == "claim-1"
-    claim.release()
+    assert folder.acquire() is None
+    lease = folder.acquire(is_dead=lambda owner: owner["job"] == "17_3")
+    assert lease is not None
+    assert lease.path.name == "claim-1"
+    lease.release()
 
 
 def _write_forever(path):
@@ -270,7 +291,7 @@ def test_a_read_only_results_folder_is_named_before_any_compute(tmp_path):
         Store(target).check_writable()
 
 
-def test_strange_folders_are_passed_over(tmp_path):
+def test_other_folders_under_runs_are_ignored(tmp_path):
     folder = made(tmp_path)
     (tmp_path / "runs" / "lost+found").mkdir()
     (tmp_path / "runs" / "note.txt").write_text("")
@@ -278,51 +299,51 @@ def test_strange_folders_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[]", "nonsense", '{"name": "a", "scale": "b", "seeds": [], "columns": [], "rows": [3]}']
+    "content", ["[]", "nonsense", '{"name": "of version 0.1"}', '{"format": 2, "sha256": "edited"}']
 )
-def test_a_foreign_grid_record_is_named_and_hides_no_other(tmp_path, content):
+def test_an_unreadable_grid_record_is_named_and_hides_no_other(tmp_path, content):
     from mimbench.cli.status import status
 
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "foreign.tiny.json").write_text(content)
     fine = {"name": "fine", "scale": "tiny", "seeds": [0], "columns": [], "rows": [{"name": "a", "runs": {}}]}
-    write_json(tmp_path / "grids" / "z.tiny.json", fine)
-    lines = "\n".join(status(Store(tmp_path)).lines)
+    write_record(tmp_path / "grids" / "z.tiny.json", {"format": GRID_FORMAT, **fine})
+    lines = "\n".join(status(Store(tmp_path))[0])
     assert "foreign.tiny.json" in lines
     assert "fine at scale tiny" in lines
 
 
 @pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{}", b'{"machine": 3}'])
-def test_an_unreadable_claim_counts_as_anothers_until_it_is_silent(tmp_path, content):
+def test_an_unreadable_lease_counts_as_held_while_its_file_is_recent(tmp_path, content):
     folder = made(tmp_path)
     path = folder.path / "claim-0"
     path.write_bytes(content)
-    assert folder.claim() is None
+    assert folder.acquire() is None
     os.utime(path, (1, 1))
-    claim = folder.claim()
-    assert claim is not None
-    claim.release()
+    lease = folder.acquire()
+    assert lease is not None
+    lease.release()
 
 
-def test_a_claimer_that_looked_too_early_withdraws(tmp_path, monkeypatch):
-    """It listed no claim, then others claimed, died and were taken over: claim-0 is free again, but claim-1 lives."""
+def test_a_process_that_listed_the_leases_too_early_withdraws(tmp_path, monkeypatch):
+    """It saw no lease; then others acquired one and were taken over: claim-0 is free again, but claim-1 is alive."""
     folder = made(tmp_path)
-    holder = folder.claim()
+    holder = folder.acquire()
     (folder.path / "claim-0").rename(folder.path / "claim-1")
     looked = iter([[]])
-    original = claims._numbers
-    monkeypatch.setattr(claims, "_alive", lambda path, dead: True)
+    original = leases._claims
+    monkeypatch.setattr(leases, "_alive", lambda path, is_dead: True)
 
     def early(path):
         return next(looked, original(path))
 
-    monkeypatch.setattr(claims, "_numbers", early)
-    assert RunFolder(folder.path).claim() is None
-    assert original(folder.path) == [1]
+    monkeypatch.setattr(leases, "_claims", early)
+    assert RunFolder(folder.path).acquire() is None
+    assert original(folder.path) == [folder.path / "claim-1"]
     holder._stop.set()
 
 
-def test_a_process_that_died_before_its_first_word_has_failed(tmp_path):
+def test_a_process_that_died_without_an_error_has_failed(tmp_path):
     from mimbench.launch.local import _record_death
 
     folder = made(tmp_path)

@@ -1,6 +1,8 @@
-"""Samples as functions of (seed, epoch, index), and the order they come in."""
+"""Samples as functions of (seed, epoch, index), their order, and where they come from."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,21 +17,22 @@ from scipy import stats
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import DataConfig
 from mimbench.data.sampling import BatchSampler, derive, uniforms
-from mimbench.data.sources import images as module
-from mimbench.data.sources.images import Images, counts, facts, load, normalise
+from mimbench.data.sources import source
+from mimbench.data.sources.base import DATA_ROOT
+from mimbench.data.views import MEAN, STD, Images, normalize
 from mimbench.errors import UserError
 from mimbench.plan.graph import make_plan
 
 
 @given(seed=st.integers(0, 2**62), epoch=st.integers(0, 10**6), index=st.integers(0, 10**7))
-def test_a_draw_depends_on_its_own_key_alone(seed, epoch, index):
+def test_a_draw_depends_only_on_its_own_key(seed, epoch, index):
     alone = uniforms(seed, np.array([[epoch, index]]), 4)
     among = uniforms(seed, np.array([[1, 2], [epoch, index], [3, 4]]), 4)
     assert np.array_equal(alone[0], among[1])
     assert ((alone >= 0) & (alone < 1)).all()
 
 
-def test_draws_are_uniform_and_neighbouring_keys_are_unrelated():
+def test_draws_are_uniform_and_neighboring_keys_are_uncorrelated():
     keys = np.stack(np.meshgrid(np.arange(200), np.arange(100)), -1).reshape(-1, 2)
     draws = uniforms(5, keys, 3)
     for column in draws.T:
@@ -45,69 +48,69 @@ def test_draws_are_uniform_and_neighbouring_keys_are_unrelated():
     start=st.integers(0, 20),
     seed=st.integers(0, 99),
 )
-def test_a_resumed_order_is_the_rest_of_the_whole_one(size, batch, steps, start, seed):
+def test_a_resumed_run_gets_the_remaining_batches_of_an_uninterrupted_one(size, batch, steps, start, seed):
     whole = list(BatchSampler(size, batch, steps, seed))
     assert list(BatchSampler(size, batch, steps, seed, start=min(start, steps))) == whole[min(start, steps) :]
     keys = [key for keys in whole for key in keys]
     for epoch in range(len(keys) // size):
         indices = [index for e, index in keys if e == epoch]
-        assert sorted(indices) == list(range(size))  # every image once an epoch
+        assert sorted(indices) == list(range(size))  # every image once per epoch
 
 
 @given(world=st.sampled_from([1, 2, 4]), steps=st.integers(1, 6))
-def test_the_ranks_batches_are_cut_from_the_whole_one(world, steps):
+def test_the_batches_of_all_ranks_together_are_those_of_one_rank(world, steps):
     whole = list(BatchSampler(30, 8, steps, 0))
     ranks = [list(BatchSampler(30, 8, steps, 0, rank=r, world=world)) for r in range(world)]
     assert [[key for rank in ranks for key in rank[i]] for i in range(steps)] == whole
 
 
-def pictures(count=6, side=8):
+def pixels(count=6, side=8):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
 def images(**config):
-    source = pictures()
+    source = pixels()
     return Images(source, np.zeros(len(source), np.int64), 1, DataConfig(size=8, **config))
 
 
-def test_a_sample_is_the_same_in_any_batch_and_another_in_another_epoch():
+def test_a_sample_does_not_depend_on_its_batch_and_differs_between_epochs():
     found = images(shift=2)
     keys = [(0, i) for i in range(6)]
-    together = found.drawn(1, keys)
-    assert torch.equal(together, torch.cat([found.drawn(1, [k]) for k in keys]))
-    assert not torch.equal(together, found.drawn(1, [(1, i) for i in range(6)]))
-    assert np.array_equal(found.source, pictures())  # the source is not written to
+    together = found.augmented(1, keys)
+    assert torch.equal(together, torch.cat([found.augmented(1, [k]) for k in keys]))
+    assert not torch.equal(together, found.augmented(1, [(1, i) for i in range(6)]))
+    assert np.array_equal(found.source, pixels())  # the source is not written to
 
 
-def test_half_of_the_samples_are_mirrored_and_none_where_it_is_off():
+def test_half_of_the_samples_are_flipped_and_none_without_flip():
     found, plain = images(), images(flip=False)
     keys = [(e, 0) for e in range(400)]
-    original = torch.from_numpy(pictures()[0].transpose(2, 0, 1)).float() / 255
-    drawn = found.drawn(3, keys)
+    original = torch.from_numpy(pixels()[0].transpose(2, 0, 1)).float() / 255
+    drawn = found.augmented(3, keys)
     same = [(torch.equal(d, original), torch.equal(d, original.flip(2))) for d in drawn]
     assert all(a or b for a, b in same)
     assert 150 < sum(a for a, _ in same) < 250
-    assert all(torch.equal(d, original) for d in plain.drawn(3, keys))
+    assert all(torch.equal(d, original) for d in plain.augmented(3, keys))
 
 
 @given(seed=st.integers(0, 200))
-def test_a_shift_moves_by_at_most_so_many_pixels_and_repeats_the_border(seed):
+def test_a_shift_moves_by_at_most_the_given_pixels_and_repeats_the_border(seed):
     found = images(shift=2)
-    drawn = (found.drawn(seed, [(0, 1)])[0] * 255).round().byte().numpy().transpose(1, 2, 0)
-    padded = np.pad(pictures()[1], ((2, 2), (2, 2), (0, 0)), mode="edge")
+    drawn = (found.augmented(seed, [(0, 1)])[0] * 255).round().byte().numpy().transpose(1, 2, 0)
+    padded = np.pad(pixels()[1], ((2, 2), (2, 2), (0, 0)), mode="edge")
     windows = [padded[y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
     assert any(np.array_equal(drawn, w) or np.array_equal(drawn, w[:, ::-1]) for w in windows)
 
 
-def test_the_encoders_view_is_the_raw_one_standardised():
+def test_the_encoder_sees_the_raw_view_standardized():
     raw = torch.rand(2, 3, 4, 4)
-    expected = (raw - torch.tensor(module.MEAN).view(3, 1, 1)) / torch.tensor(module.STD).view(3, 1, 1)
-    assert torch.allclose(normalise(raw), expected)
+    expected = (raw - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert torch.allclose(normalize(raw), expected)
 
 
 @pytest.fixture
-def photographs(tmp_path, monkeypatch):
-    """Two classes of JPEG files, one of them grey, as ImageFolder has them."""
+def pets(tmp_path, monkeypatch):
+    """An image folder: two classes of JPEG files, some of them gray."""
     rng = np.random.default_rng(1)
     for split, count in (("train", 30), ("val", 4)):
         for name in ("cat", "dog"):
@@ -116,67 +119,80 @@ def photographs(tmp_path, monkeypatch):
             for index in range(count):
                 shape = (40, 50) if index % 5 == 0 else (40, 50, 3)
                 Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{index}.jpg")
-    monkeypatch.setenv(module.DATA_ROOT, str(tmp_path))
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
     return DataConfig(name="pets", size=32, crop=(0.2, 1.0), jitter=0.4)
 
 
-def test_a_folder_of_photographs_is_cut_into_splits_that_never_change(photographs, tmp_path):
-    splits = {s: load(photographs, s, tmp_path) for s in ("train", "labelled", "val", "test")}
-    assert [len(splits[s]) for s in ("train", "labelled", "val", "test")] == [60, 57, 3, 8]
-    assert not set(splits["labelled"].source) & set(splits["val"].source)
-    drawn = splits["train"].drawn(0, [(0, 0), (0, 1), (3, 1)])
+SPLITS = ("train", "labeled", "val", "test")
+
+
+def test_the_splits_of_an_image_folder_never_change(pets, tmp_path):
+    splits = {s: source("pets").load(pets, s, tmp_path) for s in SPLITS}
+    assert [len(splits[s]) for s in SPLITS] == [60, 57, 3, 8]
+    assert not set(splits["labeled"].source) & set(splits["val"].source)
+    drawn = splits["train"].augmented(0, [(0, 0), (0, 1), (3, 1)])
     assert drawn.shape == (3, 3, 32, 32)
     assert 0 <= float(drawn.min()) <= float(drawn.max()) <= 1
-    assert torch.equal(drawn[1], splits["train"].drawn(0, [(0, 1)])[0])
+    assert torch.equal(drawn[1], splits["train"].augmented(0, [(0, 1)])[0])
     assert splits["test"].plain([0, 5]).shape == (2, 3, 32, 32)
-    for split in ("train", "labelled", "test"):  # the first few are of all classes
+    for split in ("train", "labeled", "test"):  # the first few are of all classes
         assert set(splits[split].head(6).labels) == {0, 1}
 
 
-def test_what_a_plan_counts_is_what_there_is_to_load(photographs, tmp_path):
-    assert counts("pets") == {s: len(load(photographs, s, tmp_path)) for s in ("train", "labelled", "val", "test")}
+@pytest.mark.parametrize("name", ["shapes", "pets"])
+def test_the_counts_of_a_source_are_those_of_its_splits(name, pets, cache):
+    data = source(name)
+    assert data.counts() == {s: len(data.load(DataConfig(name=name), s, cache)) for s in SPLITS}
 
 
-def test_a_class_of_the_test_that_training_lacks_is_named_while_planning(photographs, tmp_path):
+def test_a_test_image_of_a_class_without_training_images_is_an_error_while_planning(pets, tmp_path):
     (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "wolf")
     with pytest.raises(UserError, match=r"val/dog/0.jpg: .*: unknown class 'dog'"):
-        counts("pets")
+        source("pets").counts()
 
 
-def test_more_photographs_than_there_are_are_refused_while_planning(photographs, ablations):
+def test_requesting_more_images_than_a_folder_has_is_an_error_while_planning(pets, ablations):
     sets = ("data.name=pets", "data.images=61")
-    with pytest.raises(UserError, match=r"row 'beit': data\.images: 61 train images asked for, pets has 60"):
+    with pytest.raises(UserError, match=r"row 'beit': data\.images: pets/train: .* 60"):
         make_plan(load_grid(ablations, seeds=1, scale="smoke", sets=sets))
 
 
-def test_a_folder_is_surveyed_once_a_plan(photographs, ablations, tmp_path, monkeypatch):
-    """Seven rows ask of it, and the evaluation with other settings."""
-    listed, original = [], module._files
-    monkeypatch.setattr(module, "_files", lambda folder: listed.append(folder.name) or original(folder))
+def test_requesting_more_images_than_a_split_has_is_an_error(cache):
+    with pytest.raises(UserError, match="requested 1000000 images, only 1000 available"):
+        source("shapes").load(DataConfig(), "val", cache).head(10**6)
+
+
+def test_an_image_folder_is_listed_once_per_plan(pets, ablations, tmp_path, monkeypatch):
+    """Seven rows ask for it, and the evaluation with other settings."""
+    listed, original = [], Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, *args: listed.append(path.name) or original(path, *args))
     scale = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
     scale["data"].update(name="pets", images=60)
-    scale["evaluation"] = {"data": {"name": "pets", "size": 32, "flip": False}, "labelled": 50, "val": 3, "test": 8}
+    scale["evaluation"] = {"data": {"name": "pets", "size": 32, "flip": False}, "labeled": 50, "val": 3, "test": 8}
     scale["evaluation"]["segmentation_data"] = "shapes"
     path = tmp_path / "pets.yaml"
     path.write_text(yaml.safe_dump(scale))
     make_plan(load_grid(ablations, seeds=1, scale=str(path)))
-    assert sorted(listed) == ["train", "val"]
+    assert [listed.count(name) for name in ("cat", "dog")] == [2, 2]  # in train/ and val/
 
 
-def test_a_changed_folder_has_another_fingerprint(photographs, tmp_path):
-    before = facts(photographs)
+def test_a_changed_folder_has_another_fingerprint(pets, tmp_path):
+    before = source("pets").facts(pets)
     (tmp_path / "pets" / "train" / "cat" / "0.jpg").unlink()
-    assert facts(photographs) != before
+    assert source("pets").facts(pets) != before
 
 
-def test_a_missing_folder_is_answered_with_what_is_there(photographs):
+def test_an_unknown_data_set_is_an_error_with_the_nearest_name(pets, monkeypatch):
     with pytest.raises(UserError, match="Did you mean 'pets'"):
-        load(DataConfig(name="pest"), "train", None)
+        source("pest").counts()
+    monkeypatch.delenv(DATA_ROOT)
+    with pytest.raises(UserError, match="set MIMBENCH_DATA to the dataset root"):
+        source("pets").counts()
 
 
-def test_more_images_than_there_are_is_refused(cache):
-    with pytest.raises(UserError, match="are there"):
-        load(DataConfig(), "val", cache).head(10**6)
+def test_an_image_folder_without_masks_is_no_segmentation_data(pets):
+    with pytest.raises(UserError, match=r"segmentation_data: no .*ADE20K layout.* in .*pets"):
+        source("pets").segmentation_facts()
 
 
 def test_seeds_derived_from_different_names_differ():

@@ -9,9 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import BeitConfig, BeitForMaskedImageModeling
 
 from mimbench.config.schema import EncoderConfig
-from mimbench.models.encoder import Encoder, prefer_unfused_attention
+from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attention
 from mimbench.parts import Masks
-from mimbench.pretrain.step import make_encoder
 
 SMALL = {"patch": 4, "dim": 32, "depth": 3, "heads": 4}
 
@@ -20,17 +19,17 @@ def images(count=2, size=16):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def masks(hidden, drop=False):
-    kept = (~hidden).nonzero()[:, 1].view(len(hidden), -1) if drop else None
-    return Masks(hidden, hidden.flatten().nonzero().squeeze(1), kept, int(hidden.sum()))
+def masks(masked, drop=False):
+    kept = (~masked).nonzero()[:, 1].view(len(masked), -1) if drop else None
+    return Masks(masked, masked.flatten().nonzero().squeeze(1), kept, int(masked.sum()))
 
 
-def half_hidden(count=2, patches=16):
+def half_masked(count=2, patches=16):
     rank = torch.rand(count, patches, generator=torch.Generator().manual_seed(2)).argsort(1).argsort(1)
     return rank < patches // 2
 
 
-def test_without_masks_it_is_timms_vit():
+def test_without_masks_the_encoder_equals_timms_vit():
     ours = Encoder(EncoderConfig(**SMALL), 16).eval()
     theirs = VisionTransformer(
         img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, global_pool="token"
@@ -42,7 +41,7 @@ def test_without_masks_it_is_timms_vit():
     assert torch.allclose(encoded.cls, features[:, 0], atol=1e-6)
 
 
-def test_without_masks_it_is_timms_beit():
+def test_without_masks_the_encoder_equals_timms_beit():
     config = EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1, **SMALL)
     ours = Encoder(config, 16).eval()
     torch.nn.init.normal_(ours.body.rel_pos_bias.relative_position_bias_table)
@@ -82,42 +81,42 @@ def _hugging_face_beit(ours: Encoder) -> BeitForMaskedImageModeling:
     return model
 
 
-def test_with_mask_tokens_it_is_transformers_beit():
+def test_with_mask_tokens_the_encoder_equals_transformers_beit():
     torch.manual_seed(0)
     config = EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1, **SMALL)
     ours = Encoder(config, 16).eval()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     theirs = _hugging_face_beit(ours)
-    hidden = half_hidden()
+    masked = half_masked()
     with torch.no_grad():
-        expected = theirs.layernorm(theirs.beit(images(), bool_masked_pos=hidden).last_hidden_state)
-        encoded = ours(images(), masks(hidden))
+        expected = theirs.layernorm(theirs.beit(images(), bool_masked_pos=masked).last_hidden_state)
+        encoded = ours(images(), masks(masked))
     assert torch.allclose(encoded.patches, expected[:, 1:], atol=1e-5)
     assert torch.allclose(encoded.cls, expected[:, 0], atol=1e-5)
 
 
-def test_dropping_shows_the_visible_patches_alone():
+def test_with_dropping_the_encoder_sees_only_visible_patches():
     ours = Encoder(EncoderConfig(masking="drop", positions="sincos", **SMALL), 16).eval()
-    hidden = half_hidden()
-    encoded = ours(images(), masks(hidden, drop=True))
+    masked = half_masked()
+    encoded = ours(images(), masks(masked, drop=True))
     assert encoded.patches.shape == (2, 8, 32)
     noisy = images()
-    pixels = hidden.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    pixels = masked.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
     noisy[pixels] = torch.randn(int(pixels.sum()))
-    assert torch.allclose(ours(noisy, masks(hidden, drop=True)).patches, encoded.patches, atol=1e-6)
+    assert torch.allclose(ours(noisy, masks(masked, drop=True)).patches, encoded.patches, atol=1e-6)
 
 
-def test_a_masked_patch_does_not_leak_through_its_token():
+def test_pixels_of_masked_patches_do_not_leak_through_the_token():
     ours = Encoder(EncoderConfig(**SMALL), 16).eval()
-    hidden = half_hidden()
+    masked = half_masked()
     noisy = images()
-    pixels = hidden.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+    pixels = masked.view(2, 4, 4).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
     noisy[pixels] = torch.randn(int(pixels.sum()))
-    assert torch.allclose(ours(noisy, masks(hidden)).patches, ours(images(), masks(hidden)).patches, atol=1e-6)
+    assert torch.allclose(ours(noisy, masks(masked)).patches, ours(images(), masks(masked)).patches, atol=1e-6)
 
 
-def test_taps_are_raw_outputs_of_their_blocks():
+def test_taps_are_raw_block_outputs():
     ours = Encoder(EncoderConfig(**SMALL), 16).eval()
     encoded = ours(images(), taps=(0, 2))
     assert set(encoded.taps) == {0, 2}
@@ -125,14 +124,14 @@ def test_taps_are_raw_outputs_of_their_blocks():
 
 
 @pytest.mark.parametrize("masking", ["token", "drop"])
-def test_the_same_seed_starts_the_same_with_and_without_masks(masking):
+def test_initial_weights_follow_from_the_seed_with_and_without_mask_token(masking):
     config = EncoderConfig(masking=masking, **SMALL)
     one, two = make_encoder(config, 16, 3).state_dict(), make_encoder(config, 16, 3, masked=False).state_dict()
     assert all(torch.equal(one[k], two[k]) for k in two)
     assert not torch.equal(make_encoder(config, 16, 4).body.cls_token, one["body.cls_token"])
 
 
-def test_unfused_attention_computes_the_same():
+def test_unfused_attention_gives_the_same_output():
     ours = Encoder(EncoderConfig(**SMALL), 16).eval()
     before = ours(images()).patches
     prefer_unfused_attention(ours)

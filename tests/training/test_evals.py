@@ -1,4 +1,4 @@
-"""The ruler: what each protocol measures, on what, and that it chooses on held-out images alone."""
+"""What each protocol measures, on which images, and that it chooses on held-out images only."""
 
 from __future__ import annotations
 
@@ -12,44 +12,46 @@ from scipy.special import log_softmax
 
 from mimbench import protocols
 from mimbench.config.schema import DataConfig, EncoderConfig
-from mimbench.data.sources import ade20k as ade
-from mimbench.data.sources.images import load, load_masks, segmentation_facts
+from mimbench.data.segmentation import open_split
+from mimbench.data.sources import source
+from mimbench.data.sources.builtin import load_masks
 from mimbench.errors import UserError
 from mimbench.evals import finetune, knn, linear_probe, segmentation
-from mimbench.evals.common import Subject, at_edge
-from mimbench.pretrain.fit import Place
+from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.evals.sweep import layer_decay
+from mimbench.runtime import Runtime
 
 SMALL = EncoderConfig(patch=4, dim=32, depth=2, heads=2)
 
 
 @pytest.fixture
-def subject(tmp_path, cache):
-    counts = {"labelled": 64, "val": 32, "test": 40}
-    return Subject(SMALL, None, 0, DataConfig(), "shapes", counts, cache, tmp_path / "work")
+def under_test(tmp_path, cache):
+    counts = {"labeled": 64, "test": 40, "val": 32}  # sorted, as spec.json has them
+    return EncoderUnderTest(SMALL, None, 0, DataConfig(), "shapes", counts, cache, tmp_path / "work")
 
 
 def settings(name, **changes):
     return {**protocols.load(name, "smoke", "test").settings, "precision": "fp32", **changes}
 
 
-def test_a_fingerprint_follows_the_settings_and_nothing_else():
+def test_a_fingerprint_depends_only_on_version_and_settings():
     first = protocols.load("knn", "smoke", "test")
     assert protocols.load("knn", "smoke", "elsewhere").fingerprint == first.fingerprint
     assert protocols.load("knn", "smoke", "test", {"temperature": 0.1}).fingerprint != first.fingerprint
     assert replace(first, version=2).fingerprint != first.fingerprint
 
 
-def test_every_protocol_offers_at_least_three_learning_rates_where_it_trains():
+def test_every_protocol_that_trains_tries_at_least_three_learning_rates():
     for name in ("finetune", "segmentation", "linear_probe"):
         for scale in ("smoke", "tiny"):
             assert len(protocols.load(name, scale, "test").settings["learning_rates"]) >= 3
 
 
-@pytest.mark.parametrize("name", protocols.NAMES)
-def test_the_test_split_is_read_once_and_decides_nothing(subject, name, monkeypatch):
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_the_test_split_is_measured_once_and_chooses_nothing(under_test, name, monkeypatch):
     """With other test labels the same settings are chosen."""
     module = {"finetune": finetune, "knn": knn, "linear_probe": linear_probe, "segmentation": segmentation}[name]
-    first = module.evaluate(subject, settings(name), Place())
+    first = module.evaluate(under_test, settings(name), Runtime())
     if name == "segmentation":
         original = segmentation.measure
         calls = []
@@ -59,10 +61,10 @@ def test_the_test_split_is_read_once_and_decides_nothing(subject, name, monkeypa
             return original(model, dataset, *rest)
 
         monkeypatch.setattr(segmentation, "measure", counted)
-        segmentation.evaluate(replace(subject, work=subject.work / "again"), settings(name), Place())
+        segmentation.evaluate(replace(under_test, work=under_test.work / "again"), settings(name), Runtime())
         assert sum(str(c).rstrip("/").endswith("images/test") for c in calls) == 1
         return
-    images = Subject.images
+    images = EncoderUnderTest.images
 
     def shuffled(self, split):
         found = images(self, split)
@@ -70,26 +72,27 @@ def test_the_test_split_is_read_once_and_decides_nothing(subject, name, monkeypa
             found.labels = found.labels[::-1].copy()
         return found
 
-    monkeypatch.setattr(Subject, "images", shuffled)
-    second = module.evaluate(replace(subject, work=subject.work / "again"), settings(name), Place())
+    monkeypatch.setattr(EncoderUnderTest, "images", shuffled)
+    second = module.evaluate(replace(under_test, work=under_test.work / "again"), settings(name), Runtime())
     assert second["values"] == first["values"]
 
 
-def test_train_val_and_test_share_no_image(cache):
+def test_no_two_splits_of_the_built_in_data_share_an_image(cache):
     seen = [
-        {i.tobytes() for i in load(DataConfig(), split, cache).source} for split in ("train", "labelled", "val", "test")
+        {i.tobytes() for i in source("shapes").load(DataConfig(), split, cache).source}
+        for split in ("train", "labeled", "val", "test")
     ]
     assert len(set.union(*seen)) == sum(map(len, seen))
 
 
-def test_all_probe_heads_at_once_are_each_trained_alone():
+def test_probe_heads_trained_together_equal_heads_trained_alone():
     features, labels = torch.randn(3, 50, 8), torch.randint(0, 4, (50,))
     together = linear_probe.train_heads(features, labels, 4, settings("linear_probe", learning_rates=[0.01, 0.1]), 0)
     alone = linear_probe.train_heads(features[1:2], labels, 4, settings("linear_probe", learning_rates=[0.1]), 0)
     assert torch.allclose(together[1][1], alone[0][0], atol=1e-5)
 
 
-def test_the_probe_comes_to_scipys_optimum_on_an_easy_problem():
+def test_the_probe_reaches_scipys_optimum_on_an_easy_problem():
     """Full-batch AdamW, long enough, reaches the loss that L-BFGS reaches."""
     from scipy.optimize import minimize
 
@@ -106,7 +109,7 @@ def test_the_probe_comes_to_scipys_optimum_on_an_easy_problem():
     assert loss(head.double().numpy().ravel()) == pytest.approx(best, abs=2e-3)
 
 
-def test_nearest_neighbours_agree_with_a_loop():
+def test_nearest_neighbors_agree_with_a_loop():
     bank = torch.nn.functional.normalize(torch.randn(30, 6), dim=-1)
     queries, labels = torch.nn.functional.normalize(torch.randn(7, 6), dim=-1), torch.randint(0, 3, (30,))
     counts = [1, 5]
@@ -118,12 +121,12 @@ def test_nearest_neighbours_agree_with_a_loop():
             assert np.allclose(vote.numpy(), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("protocol", "name"), [(knn, "QUERIES"), (linear_probe, "AT_A_TIME")])
-def test_answers_do_not_depend_on_how_many_are_asked_at_a_time(subject, monkeypatch, protocol, name):
+@pytest.mark.parametrize("protocol", [knn, linear_probe])
+def test_predictions_do_not_depend_on_the_chunk_size(under_test, monkeypatch, protocol):
     frozen = settings(protocol.__name__.rpartition(".")[2])
-    whole = protocol.evaluate(subject, frozen, Place())
-    monkeypatch.setattr(protocol, name, 7)
-    assert protocol.evaluate(subject, frozen, Place()) == whole
+    whole = protocol.evaluate(under_test, frozen, Runtime())
+    monkeypatch.setattr(protocol, "CHUNK", 7)
+    assert protocol.evaluate(under_test, frozen, Runtime()) == whole
 
 
 def test_an_optimum_at_the_edge_is_flagged():
@@ -131,39 +134,42 @@ def test_an_optimum_at_the_edge_is_flagged():
     assert at_edge("learning rate", 0.01, [0.001, 0.01, 0.1]) == []
 
 
-@pytest.mark.parametrize(("neighbours", "flags"), [([1, 5, 10], 0), ([5, 10], 1)])
-def test_one_neighbour_is_the_fewest_there_are_and_no_edge(subject, monkeypatch, neighbours, flags):
+@pytest.mark.parametrize(("neighbors", "flags"), [([1, 5, 10], 0), ([5, 10], 1)])
+def test_one_neighbor_is_not_flagged_as_an_edge(under_test, monkeypatch, neighbors, flags):
     def all_tie(queries, bank, labels, classes, counts, temperature):
         return torch.zeros(len(counts), len(queries), classes)
 
     monkeypatch.setattr(knn, "votes", all_tie)
-    assert len(knn.evaluate(subject, settings("knn", neighbours=neighbours), Place())["flags"]) == flags
+    assert len(knn.evaluate(under_test, settings("knn", neighbors=neighbors), Runtime())["flags"]) == flags
 
 
-def test_layer_decay_falls_from_the_head_to_the_embedding(subject):
-    encoder = subject.encoder()
-    scale = finetune.layer_decay(encoder, 0.5)
-    assert scale("head.weight") == scale("fc_norm.weight") == 1
+def test_learning_rates_decay_from_the_head_to_the_patch_embedding(under_test):
+    encoder = under_test.encoder()
+    scale = layer_decay(encoder, 0.5)
+    assert scale("head.weight") == scale("fc_norm.weight") == scale("model.decode_head.conv_seg.weight") == 1
     assert scale("encoder.body.blocks.1.mlp.fc1.weight") == 0.5
     assert scale("encoder.body.blocks.0.mlp.fc1.weight") == 0.25
     assert scale("encoder.body.patch_embed.proj.weight") == 0.125
+    assert scale("model.backbone.encoder.body.patch_embed.proj.weight") == 0.125
 
 
-def test_blocks_for_upernet_are_beits_at_its_sizes():
+def test_upernet_reads_the_same_blocks_as_in_beit():
     assert segmentation.tapped_blocks(12) == (3, 5, 7, 11)
     assert segmentation.tapped_blocks(24) == (7, 11, 15, 23)
 
 
-def test_segmentation_data_lie_in_ade20ks_layout_and_say_what_the_masks_say(subject):
-    root = ade.write_shapes(subject.data, subject.counts, subject.cache)
-    dataset = ade.dataset(root, "val", segmentation._pipeline(False, settings("segmentation"), 32, True))
+def test_built_in_segmentation_data_hold_the_rendered_images_and_masks(under_test):
+    root = source("shapes").segmentation_root(under_test.data, under_test.counts, under_test.cache)
+    dataset = open_split(root, "val", segmentation.pipeline(False, settings("segmentation"), 32, fixed_size=True))
     assert len(dataset) == 32
     assert dataset.metainfo["classes"][0] == "ground"
     sample = dataset[3]
     label = sample["data_samples"].gt_sem_seg.data[0].numpy()
-    assert np.array_equal(label, load_masks(subject.data, "val", subject.cache)[3])
-    picture = sample["inputs"].numpy()[::-1]  # mmcv reads BGR
-    assert np.array_equal(picture.transpose(1, 2, 0), load(subject.data, "val", subject.cache).source[3])
+    assert np.array_equal(label, load_masks(under_test.data, "val", under_test.cache)[3])
+    image = sample["inputs"].numpy()[::-1]  # mmcv reads BGR
+    assert np.array_equal(
+        image.transpose(1, 2, 0), source("shapes").load(under_test.data, "val", under_test.cache).source[3]
+    )
 
 
 @pytest.fixture
@@ -191,46 +197,46 @@ def _paths(dataset):
     return [dataset.get_data_info(index)["img_path"] for index in range(len(dataset))]
 
 
-def test_where_test_masks_are_not_public_the_learning_rate_is_chosen_on_held_out_training_images(scenes):
-    paths = {split: _paths(ade.dataset(scenes, split, [])) for split in ("labelled", "val", "test")}
-    assert {split: len(found) for split, found in paths.items()} == {"labelled": 57, "val": 3, "test": 7}
+def test_without_public_test_masks_the_learning_rate_is_chosen_on_held_out_training_images(scenes):
+    paths = {split: _paths(open_split(scenes, split, [])) for split in ("labeled", "val", "test")}
+    assert {split: len(found) for split, found in paths.items()} == {"labeled": 57, "val": 3, "test": 7}
     assert all("/validation/" in path for path in paths["test"])
-    assert all("/training/" in path for path in (*paths["labelled"], *paths["val"]))
-    assert len({*paths["labelled"], *paths["val"]}) == 60
-    few = _paths(ade.dataset(scenes, "labelled", [], 10))
-    assert set(few) < set(paths["labelled"])
-    assert few != paths["labelled"][:10]  # of the whole folder, not of its first scenes
-    with pytest.raises(UserError, match="8 test images asked for, 7 are there"):
-        ade.dataset(scenes, "test", [], 8)
+    assert all("/training/" in path for path in (*paths["labeled"], *paths["val"]))
+    assert len({*paths["labeled"], *paths["val"]}) == 60
+    few = _paths(open_split(scenes, "labeled", [], 10))
+    assert set(few) < set(paths["labeled"])
+    assert few != paths["labeled"][:10]  # of the whole folder, not of its first scenes
+    with pytest.raises(UserError, match=r"scenes: test: .* 8 images"):
+        open_split(scenes, "test", [], 8)
 
 
-def test_the_names_of_the_classes_are_part_of_what_segmentation_data_are(scenes):
-    before = segmentation_facts("scenes")
+def test_class_names_identify_segmentation_data(scenes):
+    before = source("scenes").segmentation_facts()
     (scenes / "classes.json").write_text('["wall", "sky", "tree", "sea"]')
-    assert segmentation_facts("scenes") != before
-    for text, words in (('["wall"', "not readable"), ('{"wall": 1}', "at least two"), ('["sky", "sky"]', "twice")):
+    assert source("scenes").segmentation_facts() != before
+    for text, words in (('["wall"', "not readable"), ('{"wall": 1}', "at least two"), ('["sky", "sky"]', "different")):
         (scenes / "classes.json").write_text(text)
         with pytest.raises(UserError, match=rf"classes\.json: .*{words}"):
-            segmentation_facts("scenes")
+            source("scenes").segmentation_facts()
     (scenes / "classes.json").unlink()
-    assert segmentation_facts("scenes") != before
+    assert source("scenes").segmentation_facts() != before
 
 
 @pytest.mark.parametrize("resize", [None, [128, 32]])
-def test_photographs_of_many_sizes_are_segmented(subject, scenes, resize):
-    counts = {"labelled": 32, "val": 3, "test": None}
-    subject = replace(subject, segmentation_data="scenes", counts=counts)
-    measured = segmentation.evaluate(subject, settings("segmentation", resize=resize), Place())
+def test_images_of_many_sizes_are_segmented(under_test, scenes, resize):
+    counts = {"labeled": 32, "val": 3, "test": None}
+    under_test = replace(under_test, segmentation_data="scenes", counts=counts)
+    measured = segmentation.evaluate(under_test, settings("segmentation", resize=resize), Runtime())
     assert 0 <= measured["metrics"]["miou"] <= 100
 
 
-def test_the_mean_iou_is_that_of_a_confusion_matrix(subject, monkeypatch):
-    # gathered over ranks, of which each has measured everything, the accuracies would be those of a part, counted often
+def test_the_mean_iou_equals_that_of_a_confusion_matrix(under_test, monkeypatch):
+    # it gathers over ranks, and each has measured all images: they would count several times
     monkeypatch.setattr(segmentation.IoUMetric, "evaluate", None)
-    root = ade.write_shapes(subject.data, subject.counts, subject.cache)
-    dataset = ade.dataset(root, "test", segmentation._pipeline(False, settings("segmentation"), 32, True))
-    model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32)
-    measured = segmentation.measure(model, dataset, Place(), False)
+    root = source("shapes").segmentation_root(under_test.data, under_test.counts, under_test.cache)
+    dataset = open_split(root, "test", segmentation.pipeline(False, settings("segmentation"), 32, fixed_size=True))
+    model = segmentation.Segmenter(under_test.encoder(), 13, settings("segmentation"), 0, 32)
+    measured = segmentation.measure(model, dataset, Runtime(), False)
     confusion = np.zeros((13, 13))
     model.eval()
     for index in range(len(dataset)):
@@ -248,13 +254,13 @@ def test_the_mean_iou_is_that_of_a_confusion_matrix(subject, monkeypatch):
     assert measured["pixel_accuracy"] == pytest.approx(100 * hit.sum() / confusion.sum(), abs=0.01)
 
 
-def test_images_larger_than_the_crop_are_segmented_by_a_sliding_window(subject):
+def test_images_larger_than_the_crop_are_segmented_by_a_sliding_window(under_test):
     """A 32 x 56 image at crop 32 and stride 21 takes three windows, averaged where they overlap."""
     from mmengine.dataset import pseudo_collate
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    model = segmentation.Segmenter(subject.encoder(), 13, settings("segmentation"), 0, 32).eval()
+    model = segmentation.Segmenter(under_test.encoder(), 13, settings("segmentation"), 0, 32).eval()
     sample = SegDataSample(metainfo={"ori_shape": (32, 56), "img_shape": (32, 56)})
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 32, 56, dtype=torch.long))
     image = torch.randint(0, 255, (3, 32, 56), dtype=torch.uint8)

@@ -15,9 +15,10 @@ from conftest import ROOT
 
 from mimbench import protocols
 from mimbench.config.grid import load_grid
-from mimbench.plan.graph import PRETRAIN_VERSION, TOKENIZER_VERSION, make_plan
-from mimbench.pretrain.fit import Place
+from mimbench.kinds import KINDS
+from mimbench.plan.graph import make_plan
 from mimbench.run.execute import execute
+from mimbench.runtime import Runtime
 from mimbench.store.results import Store
 
 FILE = Path(__file__).parents[1] / "golden" / "runs.json"
@@ -35,7 +36,7 @@ def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
     for name, run in plan.runs.items():
         folder = store.run(name)
         folder.create(run.spec)
-        assert execute(store, name, Place()) == "done"
+        assert execute(store, name, Runtime()) == "done"
         result = folder.result()
         values = (
             {f"metric {k}": v for k, v in result["metrics"].items()} if run.kind in ("tokenizer", "pretrain") else {}
@@ -50,8 +51,8 @@ def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
 
 
 def versions() -> dict[str, int]:
-    known = {name: protocols.read(name)["version"] for name in protocols.NAMES}
-    return {"tokenizer": TOKENIZER_VERSION, "pretrain": PRETRAIN_VERSION, **known}
+    known = {name: protocols.read(name)["version"] for name in protocols.PROTOCOLS}
+    return {"tokenizer": KINDS["tokenizer"].version, "pretrain": KINDS["pretrain"].version, **known}
 
 
 @pytest.mark.slow

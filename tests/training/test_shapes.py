@@ -16,13 +16,13 @@ def sample() -> Shapes:
     return render(1024, "train")
 
 
-def test_types_and_shapes_are_as_promised(sample):
+def test_arrays_have_the_documented_shapes_and_types(sample):
     assert [part.shape for part in sample] == [(1024, 32, 32, 3), (1024,), (1024, 32, 32)]
     assert [part.dtype for part in sample] == [np.uint8, np.int64, np.uint8]
     assert len(shapes.CLASSES) == 12
 
 
-def test_two_renderings_are_equal(sample):
+def test_rendering_is_deterministic(sample):
     for first, second in zip(sample, render(1024, "train"), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -41,7 +41,7 @@ def test_pixels_are_those_of_this_version(sample):
     assert (sample.masks > 0).mean() == pytest.approx(GOLDEN_COVER, abs=1e-3)
 
 
-def test_the_labelled_object_is_in_the_mask(sample):
+def test_the_labeled_object_is_in_the_mask(sample):
     share = (sample.masks == (sample.labels + 1)[:, None, None]).mean((1, 2))
     assert (share > 0.05).mean() > 0.95
     assert sample.masks.max() == 12
@@ -62,15 +62,15 @@ def test_no_two_splits_share_an_image():
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
 
 
-def test_another_size_shows_the_same_scenes(sample):
+def test_scenes_are_the_same_at_every_size(sample):
     large = render(64, "train", size=64)
     assert large.images.shape == (64, 64, 64, 3)
     np.testing.assert_array_equal(large.labels, sample.labels[:64])
     assert (large.masks[:, ::2, ::2] == sample.masks[:64]).mean() > 0.95
 
 
-def test_an_unknown_split_and_an_empty_rendering_are_refused():
-    with pytest.raises(ValueError, match=r"unknown split 'trian'.*labelled"):
+def test_an_unknown_split_and_a_count_of_zero_are_errors():
+    with pytest.raises(ValueError, match=r"unknown split 'trian'.*labeled"):
         render(1, "trian")
     with pytest.raises(ValueError, match="at least 1"):
         render(0, "train")

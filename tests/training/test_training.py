@@ -1,4 +1,4 @@
-"""The loop: killed and resumed, cut into workers, micro-batches and ranks, it computes the same."""
+"""The training loop computes the same when killed and resumed, and across workers, micro-batches and ranks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from conftest import SMALL
 
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import ScheduleConfig
+from mimbench.data.sampling import generator
 from mimbench.errors import Interrupted, RunFailed, UserError
-from mimbench.parts import Grid
+from mimbench.parts import PatchGrid
 from mimbench.plan.graph import make_plan
-from mimbench.pretrain.fit import Place, learning_rate, load_weights, save_weights
-from mimbench.pretrain.step import draw_masks, make_pretraining
+from mimbench.pretrain.fit import fit
+from mimbench.pretrain.optim import learning_rate
+from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import make_tokenizer
-from mimbench.run.execute import execute, furthest
-from mimbench.runtime import Stop
-from mimbench.store.files import read_json, sha256_file, write_json
+from mimbench.run.execute import execute, progress_found
+from mimbench.runtime import Runtime, Stop
+from mimbench.store.files import sha256_file
+from mimbench.store.records import read_record, write_record
 from mimbench.store.results import Store
+from mimbench.store.weights import load_weights, save_weights
+
+CPU = torch.device("cpu")
 
 
 def planned(ablations, store, *sets, row="no-tokens", kind="pretrain"):
@@ -35,18 +41,18 @@ def planned(ablations, store, *sets, row="no-tokens", kind="pretrain"):
     return store.run(name)
 
 
-def trained(ablations, tmp_path, cache, label, place, *sets):
+def trained(ablations, tmp_path, cache, label, runtime, *sets):
     store = Store(tmp_path / label)
     store.cache = cache
     folder = planned(ablations, store, *sets)
-    execute(store, folder.name, place)
+    execute(store, folder.name, runtime)
     return folder
 
 
 def objective_of(ablations, row="no-tokens"):
     plan = make_plan(load_grid(ablations, scale="smoke", seeds=1, only=(row,), sets=SMALL))
     recipe = plan.runs[plan.rows[row][0]["pretrain"]].spec["recipe"]
-    return make_pretraining(recipe, make_tokenizer(recipe["tokenizer"], Grid(8, 8, 4), 0), 0)
+    return make_pretraining(recipe, make_tokenizer(recipe["tokenizer"], PatchGrid(8, 8, 4), 0), 0, CPU)
 
 
 def same(first, second):
@@ -57,22 +63,22 @@ def same(first, second):
 
 @pytest.fixture
 def reference(ablations, tmp_path, cache):
-    return trained(ablations, tmp_path, cache, "reference", Place())
+    return trained(ablations, tmp_path, cache, "reference", Runtime())
 
 
-def test_the_masks_of_a_step_are_those_of_its_number_whichever_were_drawn_before(ablations):
-    objective = objective_of(ablations, "beit")
+def test_the_masks_of_a_step_follow_from_its_number_whichever_were_drawn_before(ablations):
+    masks = objective_of(ablations, "beit").masks
     for step in (0, 1, 9, 8, 3, 3, 17, 4):
-        alone = draw_masks(objective.masker, 16, objective.encoder, "masked", 0, step)
-        for masks in (objective.masks(16, step), objective_of(ablations, "beit").masks(16, step)):
-            assert torch.equal(masks.hidden, alone.hidden)
-            assert torch.equal(masks.predicted, alone.predicted)
-    assert objective.masks(4, 5).hidden.shape == (4, 64)
+        again, alone = masks.whole(16, step), objective_of(ablations, "beit").masks.whole(16, step)
+        assert torch.equal(again.masked, alone.masked)
+        assert torch.equal(again.predicted, alone.predicted)
+        assert torch.equal(alone.masked, masks.masker(16, (8, 8), generator(0, "masks", step)))
+    assert masks.whole(4, 5).masked.shape == (4, 64)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_loader_workers_changes_nothing(ablations, tmp_path, cache, reference, workers):
-    assert same(reference, trained(ablations, tmp_path, cache, "workers", Place(workers=workers)))
+def test_the_number_of_loader_workers_changes_no_bit(ablations, tmp_path, cache, reference, workers):
+    assert same(reference, trained(ablations, tmp_path, cache, "workers", Runtime(workers=workers)))
 
 
 def test_another_seed_gives_other_weights(ablations, tmp_path, cache, reference):
@@ -81,12 +87,12 @@ def test_another_seed_gives_other_weights(ablations, tmp_path, cache, reference)
     plan = make_plan(load_grid(ablations, scale="smoke", seeds=2, only=("no-tokens",), sets=SMALL))
     name = plan.rows["no-tokens"][1]["pretrain"]
     store.run(name).create(plan.runs[name].spec)
-    execute(store, name, Place())
+    execute(store, name, Runtime())
     assert not same(reference, store.run(name))
 
 
 def test_micro_batches_give_the_same_weights_up_to_the_order_of_sums(ablations, tmp_path, cache, reference):
-    other = trained(ablations, tmp_path, cache, "micro", Place(micro_batch=4))
+    other = trained(ablations, tmp_path, cache, "micro", Runtime(micro_batch=4))
     one, two = (load_weights(f.work / "weights.pt") for f in (reference, other))
     assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
 
@@ -94,20 +100,20 @@ def test_micro_batches_give_the_same_weights_up_to_the_order_of_sums(ablations, 
 @pytest.mark.parametrize(
     "sets", [(), ("encoder.type=beit", "encoder.relative_positions=shared", "encoder.drop_path=0.2")]
 )
-def test_activations_computed_anew_in_the_backward_pass_change_no_bit(ablations, tmp_path, cache, sets):
-    kept, anew = (
-        trained(ablations, tmp_path, cache, str(recompute), Place(recompute=recompute), *sets)
-        for recompute in (False, True)
+def test_activation_checkpointing_changes_no_bit(ablations, tmp_path, cache, sets):
+    kept, recomputed = (
+        trained(ablations, tmp_path, cache, str(on), Runtime(activation_checkpointing=on), *sets)
+        for on in (False, True)
     )
-    assert same(kept, anew)
+    assert same(kept, recomputed)
 
 
 class StopAt(Stop):
-    """Asks to stop once a step has been made."""
+    """Requests a stop after a given step."""
 
     def __call__(self, step: int, steps: int) -> None:
         if step == self.at:
-            self.ask()
+            self.request()
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_and_fails_that_run(ablations, tmp_path, cache):
@@ -117,22 +123,22 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_fails_that_run(ablations,
     folder.work.mkdir()
     (folder.work / "checkpoint.pt").write_bytes(b"PK torn")
     with pytest.raises(UserError, match=r"checkpoint\.pt: not readable as weights"):
-        execute(store, folder.name, Place())
-    assert "Move it away to have them made again" in folder.last_failure()["message"]
+        execute(store, folder.name, Runtime())
+    assert "Move it away to recompute it" in folder.last_failure()["message"]
     assert folder.state() == "failed"
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_stopped_and_resumed_it_ends_in_the_same_bits_and_the_same_curve(ablations, tmp_path, cache, reference, at):
+def test_stopping_and_resuming_changes_neither_weights_nor_curve(ablations, tmp_path, cache, reference, at):
     store = Store(tmp_path / "stopped")
     store.cache = cache
     folder = planned(ablations, store)
     stop = StopAt()
     stop.at = at
     with pytest.raises(Interrupted):
-        execute(store, folder.name, Place(stop=stop, progress=stop))
+        execute(store, folder.name, Runtime(stop=stop, progress=stop))
     assert folder.state() == "stopped"
-    execute(store, folder.name, Place())
+    execute(store, folder.name, Runtime())
     assert same(reference, folder)
     assert (folder.path / "curve.csv").read_bytes() == (reference.path / "curve.csv").read_bytes()
 
@@ -141,14 +147,14 @@ def _train_in_process(root, cache, name, workers):
     torch.set_num_threads(1)
     store = Store(root)
     store.cache = Path(cache)
-    execute(store, name, Place(checkpoint_seconds=0.0, workers=workers))
+    execute(store, name, Runtime(checkpoint_seconds=0.0, workers=workers))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bits(ablations, tmp_path, cache, workers):
+def test_kills_at_random_moments_change_no_bit(ablations, tmp_path, cache, workers):
     sets = ("schedule.steps=250",)
-    reference = trained(ablations, tmp_path, cache, "reference", Place(), *sets)
+    reference = trained(ablations, tmp_path, cache, "reference", Runtime(), *sets)
     store = Store(tmp_path / "killed")
     store.cache = cache
     folder = planned(ablations, store, *sets)
@@ -175,7 +181,7 @@ def _rank(rank, world, port, root, cache, name, failures, at=None):
     stop = StopAt()
     stop.at = at if rank == 1 else None  # one rank is told; both stop
     try:
-        execute(store, name, Place(rank=rank, world=world, stop=stop, progress=stop))
+        execute(store, name, Runtime(rank=rank, world=world, stop=stop, progress=stop))
     except Interrupted:
         assert at is not None
     except BaseException as error:
@@ -186,14 +192,14 @@ def _rank(rank, world, port, root, cache, name, failures, at=None):
 
 
 @pytest.mark.parametrize("row", ["no-tokens", "recover-all"])
-def test_two_processes_train_as_one_does_up_to_the_order_of_sums(ablations, tmp_path, cache, row):
+def test_two_ranks_train_like_one_up_to_the_order_of_sums(ablations, tmp_path, cache, row):
     single, double = Store(tmp_path / "one"), Store(tmp_path / "two")
     single.cache = double.cache = cache
     for store in (single, double):
         folder = planned(ablations, store, row=row)
         if row == "recover-all":
-            execute(store, planned(ablations, store, row=row, kind="tokenizer").name, Place())
-    execute(single, folder.name, Place())
+            execute(store, planned(ablations, store, row=row, kind="tokenizer").name, Runtime())
+    execute(single, folder.name, Runtime())
     _as_two(double, cache, folder.name)
     one, two = (load_weights(s.run(folder.name).work / "weights.pt") for s in (single, double))
     assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
@@ -201,7 +207,7 @@ def test_two_processes_train_as_one_does_up_to_the_order_of_sums(ablations, tmp_
     assert float(curves[0][1]) == pytest.approx(float(curves[1][1]), rel=1e-4)
 
 
-def test_two_processes_stopped_by_one_of_them_go_on_to_the_same_bits_and_curve(ablations, tmp_path, cache):
+def test_two_ranks_stopped_through_one_resume_to_the_same_bits_and_curve(ablations, tmp_path, cache):
     straight, stopped = Store(tmp_path / "straight"), Store(tmp_path / "stopped")
     for store in (straight, stopped):
         store.cache = cache
@@ -234,69 +240,69 @@ def _as_two(store, cache, name, at=None):
 def test_the_masks_of_the_ranks_are_cut_from_those_of_the_whole_batch(ablations):
     objective = objective_of(ablations)
     raw = torch.rand(8, 3, 32, 32)
-    whole = objective.prepare({"raw": raw}, 5, Place())[0]["masks"]
+    whole = objective.prepare({"raw": raw}, 5, Runtime())[0]["masks"]
     halves = [
-        objective.prepare({"raw": part}, 5, Place(rank=r, world=2))[0]["masks"] for r, part in enumerate(raw.split(4))
+        objective.prepare({"raw": part}, 5, Runtime(rank=r, world=2))[0]["masks"] for r, part in enumerate(raw.split(4))
     ]
-    assert torch.equal(whole.hidden, torch.cat([h.hidden for h in halves]))
+    assert torch.equal(whole.masked, torch.cat([h.masked for h in halves]))
     assert all(h.total == whole.total for h in halves)
 
 
-def test_a_loss_that_is_no_number_fails_the_run_with_its_reason(ablations, tmp_path, cache):
+def test_a_loss_that_is_not_finite_fails_the_run(ablations, tmp_path, cache):
     store = Store(tmp_path / "nan")
     store.cache = cache
     folder = planned(ablations, store, "schedule.lr=1e30", "schedule.clip=null")
     with pytest.raises(RunFailed, match="lower learning rate"):
-        execute(store, folder.name, Place())
+        execute(store, folder.name, Runtime())
     assert folder.state() == "failed"
 
 
-def test_a_changed_parent_is_named(ablations, tmp_path, cache):
+def test_changed_weights_of_a_parent_are_named(ablations, tmp_path, cache):
     store = Store(tmp_path / "parents")
     store.cache = cache
     parent = planned(ablations, store)
-    execute(store, parent.name, Place())
+    execute(store, parent.name, Runtime())
     (parent.work / "weights.pt").write_bytes(b"something else")
     child = planned(ablations, store, kind="knn")
-    with pytest.raises(ValueError, match="sha256 differs"):
-        execute(store, child.name, Place())
+    with pytest.raises(ValueError, match="sha256 mismatch"):
+        execute(store, child.name, Runtime())
 
 
-def test_what_was_begun_from_other_weights_of_a_parent_is_begun_again(ablations, tmp_path, cache):
+def test_partial_work_is_discarded_once_the_parent_was_retrained(ablations, tmp_path, cache):
     store = Store(tmp_path / "parents")
     store.cache = cache
     parent = planned(ablations, store)
-    execute(store, parent.name, Place())
+    execute(store, parent.name, Runtime())
     child = planned(ablations, store, kind="finetune")
     stop = StopAt()
     stop.at = 3
     with pytest.raises(Interrupted):
-        execute(store, child.name, Place(stop=stop, progress=stop))
-    assert "checkpoint.pt" in " ".join(furthest(child))
+        execute(store, child.name, Runtime(stop=stop, progress=stop))
+    assert "checkpoint.pt" in " ".join(progress_found(child))
     state = {name: value + 1 for name, value in load_weights(parent.work / "weights.pt").items()}  # another machine's
     save_weights(state, parent.work / "weights.pt")
-    result = read_json(parent.path / "result.json")
+    result = read_record(parent.path / "result.json")
     sha = sha256_file(parent.work / "weights.pt")
-    write_json(parent.path / "result.json", {**result, "weights_sha256": sha})
-    execute(store, child.name, Place())
+    write_record(parent.path / "result.json", {**result, "weights_sha256": sha})
+    execute(store, child.name, Runtime())
     assert [attempt["found"] for attempt in child.attempts()] == [[], []]
     assert child.result()["parents"]["encoder"]["weights_sha256"] == sha
 
 
-def test_a_run_that_is_done_is_not_done_again(ablations, tmp_path, cache, reference):
+def test_a_finished_run_is_not_repeated(ablations, tmp_path, cache, reference):
     before = len(list((reference.path / "attempts").iterdir()))
     store = Store(tmp_path / "reference")
-    assert execute(store, reference.name, Place()) == "done"
+    assert execute(store, reference.name, Runtime()) == "done"
     assert len(list((reference.path / "attempts").iterdir())) == before
 
 
-def test_a_run_under_way_is_left_to_its_owner(ablations, tmp_path, cache):
+def test_a_run_held_by_another_process_is_left_alone(ablations, tmp_path, cache):
     store = Store(tmp_path / "claimed")
     store.cache = cache
     folder = planned(ablations, store)
-    claim = folder.claim()
-    assert execute(store, folder.name, Place()) == "taken"
-    claim.release()
+    lease = folder.acquire()
+    assert execute(store, folder.name, Runtime()) == "held"
+    lease.release()
 
 
 def test_the_learning_rate_warms_up_from_zero_and_falls_by_half_a_cosine():
@@ -308,46 +314,47 @@ def test_the_learning_rate_warms_up_from_zero_and_falls_by_half_a_cosine():
     assert learning_rate(schedule, 110) == pytest.approx(0.1)
 
 
-def test_no_step_but_a_logged_one_reads_a_value_back(ablations, monkeypatch):
-    """A `.item()` or `float()` a step would make the CPU wait for the GPU each time."""
-    from mimbench.pretrain import fit as module
+def test_only_a_logged_step_reads_a_value_from_the_device(ablations, tmp_path, monkeypatch):
+    """A `.item()` or `float()` in every step would make the CPU wait for the GPU each time."""
+    batch, reads, counts = {"raw": torch.rand(8, 3, 32, 32)}, [], []
+    adamw = torch.optim.AdamW  # fused, as on a GPU: the plain one reads its step
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: adamw(groups, **{**options, "fused": True}))
 
-    objective = objective_of(ablations)
-    trainee = module.Trainee(objective, ScheduleConfig(precision="fp32"), 0, Place())
-    optimizer = torch.optim.AdamW(objective.parameters(), fused=True)  # as on a GPU: the plain one reads its step
-    wrapper = module.OptimWrapper(optimizer)
-    trainee.train_step({"raw": torch.rand(8, 3, 32, 32)}, wrapper)  # constants are made once
-    reads = []
-    for name in ("tensor", "as_tensor"):  # a constant carried to the GPU is waited for
-        original = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, f=original, **k: reads.append(1) or f(*a, **k))
-    for name in ("item", "__float__", "__bool__", "__int__", "tolist"):
-        original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, lambda self, f=original: reads.append(1) or f(self))
-    trainee.train_step({"raw": torch.rand(8, 3, 32, 32)}, wrapper)
-    assert not reads
-    float(trainee.loss_sum)
+    def stream(step):
+        yield batch  # constants are made in the first step
+        with pytest.MonkeyPatch.context() as trap:
+            for name in ("tensor", "as_tensor"):  # copying a constant to the GPU waits
+                original = getattr(torch, name)
+                trap.setattr(torch, name, lambda *a, f=original, **k: reads.append(1) or f(*a, **k))
+            for name in ("item", "__float__", "__bool__", "__int__", "tolist"):
+                original = getattr(torch.Tensor, name)
+                trap.setattr(torch.Tensor, name, lambda self, f=original: reads.append(1) or f(self))
+            yield batch
+            counts.append(len(reads))
+            yield batch  # the last step is logged
+
+    fit(objective_of(ablations), stream, ScheduleConfig(steps=3, precision="fp32"), tmp_path, 0, Runtime())
+    assert counts == [0]
     assert reads  # the trap works
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_step_on_a_gpu_never_waits_for_it(ablations):
-    from mimbench.pretrain import fit as module
-
-    objective = objective_of(ablations)
-    trainee = module.Trainee(objective, ScheduleConfig(precision="bf16"), 0, Place(device=torch.device("cuda")))
-    wrapper = module.OptimWrapper(torch.optim.AdamW(objective.parameters(), fused=True))
+def test_a_step_on_a_gpu_never_waits_for_it(ablations, tmp_path):
     raw = torch.rand(8, 3, 32, 32).pin_memory()
-    trainee.train_step({"raw": raw}, wrapper)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        trainee.train_step({"raw": raw}, wrapper)
-    finally:
+
+    def stream(step):
+        yield {"raw": raw}
+        torch.cuda.set_sync_debug_mode("error")
+        yield {"raw": raw}
         torch.cuda.set_sync_debug_mode("default")
+        yield {"raw": raw}
+
+    schedule, runtime = ScheduleConfig(steps=3, precision="bf16"), Runtime(device=torch.device("cuda"))
+    fit(objective_of(ablations), stream, schedule, tmp_path, 0, runtime)
 
 
-def test_tensorboard_curves_are_written_where_they_are_asked_for(ablations, tmp_path, cache):
+def test_tensorboard_curves_are_written_on_request(ablations, tmp_path, cache):
     pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install mimbench[tensorboard]")
-    folder = trained(ablations, tmp_path, cache, "board", Place(tensorboard=True))
+    folder = trained(ablations, tmp_path, cache, "board", Runtime(tensorboard=True))
     assert list(folder.work.rglob("events.out.tfevents.*"))

@@ -1,6 +1,6 @@
 """Shapes in clutter: images of twelve textured shape classes with exact masks, drawn from a seed and nothing else.
 
-Each image holds one main object, sometimes a smaller one behind it, and strokes behind and in front. Colours, texture,
+Each image holds one main object, sometimes a smaller one behind it, and strokes behind and in front. Colors, texture,
 pose and lighting say nothing about the class, so an encoder has to see the outline.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]  # float32 throughout; numpy's own types widen to float64
 
 VERSION = 1  # raised when any pixel changes by more than its last bit
-SPLITS = ("train", "labelled", "val", "test")
+SPLITS = ("train", "labeled", "val", "test")
 CHUNK = 256  # images that share a seed; part of the definition of the data, as VERSION is
 
 # The parameters below are those of the one of six prototypes on which pre-training helped; the documentation says so.
@@ -27,7 +27,7 @@ SECOND_CHANCE, SECOND_RADIUS = 0.4, (0.28, 0.42)
 SECOND_DISTANCE, MAIN_RETREAT = 0.68, 0.28  # the main object makes room for the second
 BACK_STROKES, BACK_STROKE_CHANCE, BACK_STROKE_WIDTH = 2, 0.25, (0.03, 0.10)
 FRONT_STROKE_CHANCE, FRONT_STROKE_WIDTH = 0.3, (0.04, 0.11)
-GROUND_COLOUR, OBJECT_COLOUR = (0.05, 0.59), (0.41, 0.95)  # brighter objects are what made the data learnable
+GROUND_COLOR, OBJECT_COLOR = (0.05, 0.59), (0.41, 0.95)  # brighter objects are what made the data learnable
 MIN_CONTRAST, CONTRAST_TRIES = 0.24, 6
 TEXTURE_AMPLITUDE = 0.06
 GROUND_FREQUENCY, OBJECT_FREQUENCY = (3.5, 11.0), (3.5, 9.0)
@@ -43,8 +43,8 @@ class Shapes(NamedTuple):
     masks: NDArray[np.uint8]  # (n, S, S), 0 = ground, 1..12 = class + 1
 
 
-def _box(x: Floats, y: Floats, centre_y: float, half_width: float, half_height: float) -> Floats:
-    return np.maximum(np.abs(x) - half_width, np.abs(y - centre_y) - half_height)
+def _box(x: Floats, y: Floats, center_y: float, half_width: float, half_height: float) -> Floats:
+    return np.maximum(np.abs(x) - half_width, np.abs(y - center_y) - half_height)
 
 
 def _star(x: Floats, y: Floats) -> Floats:
@@ -137,18 +137,18 @@ class _Canvas:
         value[kind == 3] = self.smooth_noise(int((kind == 3).sum()), 10, 0.8)
         return np.clip(0.5 + 0.5 * value, 0, 1)
 
-    def object_colours(self, ground: Floats) -> Floats:
-        """Mean colours (n, 3), drawn again where too close to the ground's."""
-        colour = self.uniform(OBJECT_COLOUR, len(ground), 3)
+    def object_colors(self, ground: Floats) -> Floats:
+        """Mean colors (n, 3), drawn again where too close to the ground's."""
+        color = self.uniform(OBJECT_COLOR, len(ground), 3)
         for _ in range(CONTRAST_TRIES):
-            close = np.abs(colour - ground).mean(1) < MIN_CONTRAST
-            colour[close] = self.uniform(OBJECT_COLOUR, int(close.sum()), 3)
-        return colour
+            close = np.abs(color - ground).mean(1) < MIN_CONTRAST
+            color[close] = self.uniform(OBJECT_COLOR, int(close.sum()), 3)
+        return color
 
-    def paint(self, colour: Floats, texture: Floats) -> Floats:
-        """Textured colour (n, S, S, 3): the texture runs from one side of the mean colour to the other."""
-        swing = self.uniform((-TEXTURE_AMPLITUDE, TEXTURE_AMPLITUDE), len(colour), 3)
-        low, high = np.clip(colour - swing, 0, 1), np.clip(colour + swing, 0, 1)
+    def paint(self, color: Floats, texture: Floats) -> Floats:
+        """Textured color (n, S, S, 3): the texture runs from one side of the mean color to the other."""
+        swing = self.uniform((-TEXTURE_AMPLITUDE, TEXTURE_AMPLITUDE), len(color), 3)
+        low, high = np.clip(color - swing, 0, 1), np.clip(color + swing, 0, 1)
         return low[:, None, None] + (high - low)[:, None, None] * texture[..., None]
 
     def lay(self, rows: NDArray[np.int64], distance: Floats, paint: Floats, mask: NDArray[np.uint8] | None) -> None:
@@ -159,12 +159,12 @@ class _Canvas:
             self.masks[rows] = np.where(alpha[..., 0] > 0.5, mask[:, None, None], self.masks[rows])
 
     def ground(self) -> Floats:
-        """Paint the ground and return its mean colours."""
-        colour = self.uniform(GROUND_COLOUR, CHUNK, 3)
+        """Paint the ground and return its mean colors."""
+        color = self.uniform(GROUND_COLOR, CHUNK, 3)
         shape = (CHUNK, self.size, self.size)
         x, y = np.broadcast_to(self.x, shape), np.broadcast_to(self.y, shape)
-        self.images[:] = self.paint(colour, self.texture(x, y, GROUND_FREQUENCY))
-        return colour
+        self.images[:] = self.paint(color, self.texture(x, y, GROUND_FREQUENCY))
+        return color
 
     def strokes(self, chance: float, widths: tuple[float, float], hide: bool) -> None:
         """A straight bar over some of the images; one in front hides what it covers from the mask too."""
@@ -179,7 +179,7 @@ class _Canvas:
         self,
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
-        centre: tuple[Floats, Floats],
+        center: tuple[Floats, Floats],
         radii: tuple[float, float],
         ground: Floats,
     ) -> None:
@@ -190,7 +190,7 @@ class _Canvas:
         aspect = np.exp(self.uniform((-MAX_LOG_ASPECT, MAX_LOG_ASPECT), count, 1, 1))
         shear = self.uniform((-MAX_SHEAR, MAX_SHEAR), count, 1, 1)
         cosine, sine = np.cos(rotation), np.sin(rotation)
-        right, up = self.x - centre[0], centre[1] - self.y
+        right, up = self.x - center[0], center[1] - self.y
         y = (cosine * up - sine * right) / radius / aspect
         x = (cosine * right + sine * up) / radius * aspect + shear * y
         distance = np.empty_like(x)
@@ -198,7 +198,7 @@ class _Canvas:
             chosen = labels == label
             distance[chosen] = outline(x[chosen], y[chosen])
         texture = self.texture(x * radius, y * radius, OBJECT_FREQUENCY)
-        paint = self.paint(self.object_colours(ground[rows]), texture)
+        paint = self.paint(self.object_colors(ground[rows]), texture)
         self.lay(rows, distance * radius, paint, (labels + 1).astype(np.uint8))
 
     def light(self) -> NDArray[np.uint8]:
@@ -213,7 +213,8 @@ class _Canvas:
 
 
 def _render_chunk(split: str, chunk: int, size: int) -> Shapes:
-    digest = hashlib.sha256(f"shapes/{VERSION}/{split}/{chunk}".encode()).digest()
+    name = "labelled" if split == "labeled" else split  # as version 1 spells it
+    digest = hashlib.sha256(f"shapes/{VERSION}/{name}/{chunk}".encode()).digest()
     canvas = _Canvas(np.random.default_rng(int.from_bytes(digest)), size)
     labels = canvas.rng.integers(0, len(CLASSES), CHUNK)
     ground = canvas.ground()
@@ -236,7 +237,7 @@ def _render_chunk(split: str, chunk: int, size: int) -> Shapes:
 def render(count: int, split: str, size: int = 32) -> Shapes:
     """The first `count` images of a split; image i depends on (VERSION, split, i) and the size alone.
 
-    Up to rounding: a processor without AVX2 draws 27 of the 6.3 million values of 2048 test images one grey level apart
+    Up to rounding: a processor without AVX2 draws 27 of the 6.3 million values of 2048 test images one gray level apart
     (NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL"); labels and masks are the same.
     """
     if split not in SPLITS:

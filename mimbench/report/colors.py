@@ -1,7 +1,8 @@
-"""How figures look. The page swaps these colours for its own, light or dark, so each is used for one purpose."""
+"""The style of the figures. The page replaces these colors by its own, light or dark, so each has one purpose."""
 
 INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
 ACCENT, BASE, MUTED = "#0969da", "#bc4c00", "#8c959f"
+ON_PAGE = {INK: "ink", FAINT: "faint", PAPER: "paper", ACCENT: "accent", BASE: "base", MUTED: "muted"}  # in page.html
 STYLE = {
     "axes.edgecolor": FAINT, "axes.facecolor": PAPER, "axes.labelcolor": INK, "axes.titlesize": 11,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,

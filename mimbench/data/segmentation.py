@@ -1,0 +1,72 @@
+"""Images with masks, by mmsegmentation's own data set class."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimbench import compat as compat  # isort: skip (before mmseg)
+from mmengine.dataset import BaseDataset
+from mmseg.datasets import ADE20KDataset
+from torch.utils.data import Dataset
+
+from mimbench.data.sampling import derive
+from mimbench.data.sources.ade20k import FOLDERS, read_classes
+from mimbench.data.sources.base import HELD_OUT_EVERY
+from mimbench.data.views import check_available
+from mimbench.errors import UserError
+
+
+def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:
+    """One split of a folder in ADE20K's layout.
+
+    ADE20K's test masks are not public. Without them its validation images are the test split, and the val split is held
+    out of its training images: nothing may be chosen on the test split.
+    """
+    has_test = (root / "annotations" / FOLDERS["test"]).is_dir()
+    folder = FOLDERS[split] if has_test else FOLDERS["val" if split == "test" else "labeled"]
+    files = [p for p in sorted((root / "images" / folder).glob("*")) if p.is_file()]
+    if not files:
+        raise UserError(f"{root / 'images' / folder}: no images.")
+    dataset = _dataset_class(root)(
+        data_root=str(root), data_prefix={"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
+        img_suffix=files[0].suffix, pipeline=pipeline,
+    )  # fmt: skip
+    chosen = list(range(len(dataset)))
+    if not has_test and split != "test":
+        chosen = [i for i in chosen if (i % HELD_OUT_EVERY == 0) == (split == "val")]
+    check_available(f"{root}: {split}", head, len(chosen))
+    if head is not None and head < len(chosen):  # neighbors by name may show one scene
+        order = np.random.default_rng(derive("segmentation folder", split)).permutation(len(chosen))
+        chosen = [chosen[i] for i in order[:head]]
+    if len(chosen) < len(dataset):
+        dataset.get_subset_(chosen)
+    return dataset
+
+
+def _dataset_class(root: Path) -> type[ADE20KDataset]:
+    """ADE20KDataset, or the same with the folder's own classes (mmseg allows only subsets of the 150)."""
+    classes = read_classes(root)
+    if classes is None:
+        return ADE20KDataset
+    colors = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
+    return type("NamedADE20KDataset", (ADE20KDataset,), {"METAINFO": {"classes": tuple(classes), "palette": colors}})
+
+
+class Seeded(Dataset[Any]):
+    """Samples by (epoch, index). The transforms of mmcv draw from global generators, seeded here per sample."""
+
+    def __init__(self, dataset: BaseDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        samples = []
+        for epoch, index in keys:
+            drawn = derive(self.seed, epoch, index) % 2**32
+            np.random.seed(drawn)
+            random.seed(drawn)
+            samples.append(self.dataset[index])
+        return samples

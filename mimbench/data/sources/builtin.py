@@ -1,0 +1,68 @@
+"""The built-in data set `shapes`: rendered into the cache on first use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mimbench.config.schema import DataConfig
+from mimbench.data.sources import shapes
+from mimbench.data.sources.ade20k import FOLDERS
+from mimbench.data.sources.base import Source
+from mimbench.data.views import Images
+from mimbench.store.files import make_folder_once
+
+COUNTS = {"train": 20_000, "labeled": 1_000, "val": 1_000, "test": 2_000}
+
+
+class BuiltIn(Source):
+    fixed_size = True
+
+    def facts(self, config: DataConfig) -> dict[str, Any]:
+        return {"shapes": shapes.VERSION, "size": config.size}
+
+    def counts(self) -> dict[str, int]:
+        return COUNTS
+
+    def load(self, config: DataConfig, split: str, cache: Path) -> Images:
+        folder = _rendered(config.size, cache)
+        images = np.load(folder / f"{split}-images.npy", mmap_mode="r")
+        return Images(images, np.load(folder / f"{split}-labels.npy"), len(shapes.CLASSES), config)
+
+    def segmentation_facts(self) -> dict[str, Any]:
+        return {}  # `facts` identifies the masks too
+
+    def segmentation_root(self, config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
+        """The same images as PNG files. The ground is a class, as sky and wall are in ADE20K."""
+
+        def fill(root: Path) -> None:
+            for split, folder in FOLDERS.items():
+                images, masks = self.load(config, split, cache).head(counts[split]), load_masks(config, split, cache)
+                for kind in ("images", "annotations"):
+                    (root / kind / folder).mkdir(parents=True)
+                for index in range(len(images)):
+                    name = f"shapes_{index:06d}.png"
+                    Image.fromarray(np.asarray(images.source[index])).save(root / "images" / folder / name)
+                    Image.fromarray(masks[index] + 1).save(root / "annotations" / folder / name)
+            (root / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
+
+        sizes = "-".join(str(counts[split] or "all") for split in FOLDERS)
+        return make_folder_once(cache / f"shapes-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
+
+
+def load_masks(config: DataConfig, split: str, cache: Path) -> np.ndarray:
+    """(n, S, S), 0 = ground, 1.. = the classes."""
+    return np.load(_rendered(config.size, cache) / f"{split}-masks.npy", mmap_mode="r")
+
+
+def _rendered(size: int, cache: Path) -> Path:
+    def fill(folder: Path) -> None:
+        for split, count in COUNTS.items():
+            for name, array in shapes.render(count, split, size)._asdict().items():
+                np.save(folder / f"{split}-{name}.npy", array)
+
+    return make_folder_once(cache / f"shapes-{shapes.VERSION}-{size}", fill)

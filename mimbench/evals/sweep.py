@@ -1,0 +1,82 @@
+"""Fine-tuning with each learning rate of the protocol; one is chosen on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from torch.utils.data import Dataset
+
+from mimbench.config.schema import ScheduleConfig
+from mimbench.data.loading import training_stream
+from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.models.encoder import Encoder
+from mimbench.pretrain.fit import Objective, fit
+from mimbench.runtime import Runtime
+from mimbench.store.files import read_json, write_json
+
+Model = TypeVar("Model", bound=Objective)
+
+
+def sweep(
+    under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime, *, seed: int, dataset: Dataset[Any], size: int,
+    make_model: Callable[[Encoder], Model], validate: Callable[[Model], float], test: Callable[[Model], dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """Train with each learning rate on `dataset` of `size` images; test the best one, once."""
+    rates, by_lr, best = settings["learning_rates"], {}, None
+    schedules = [_schedule(settings, rate, size) for rate in rates]
+    for index, (rate, schedule) in enumerate(zip(rates, schedules, strict=True)):
+        folder = under_test.work / f"lr-{rate:g}"
+        encoder = under_test.encoder(drop_path=settings["drop_path"], size=settings.get("crop"))
+        model, scale = make_model(encoder), layer_decay(encoder, settings["layer_decay"])
+        part = replace(runtime, progress=_part(runtime, index, len(rates)))
+        fit(model, training_stream(dataset, size, schedule, seed, part), schedule, folder, seed, part, lr_scale=scale)
+        # a shared file system may show each rank something else; the number is the same, as it follows from the weights
+        note = folder / "val.json"
+        by_lr[f"{rate:g}"] = measured = read_json(note) if note.exists() else {"val": validate(model)}
+        if runtime.rank == 0:
+            write_json(note, measured, once=True)
+        if best is None or measured["val"] > best[0]:
+            best = (measured["val"], rate, model)
+    assert best is not None
+    _, chosen, model = best
+    metrics = test(model)
+    detail = metrics.pop("detail", {})
+    return {
+        "metrics": metrics,
+        "values": {"chosen": {"lr": chosen}, "by_lr": by_lr, **detail},
+        "flags": at_edge("learning rate", chosen, rates) + _all_tie(by_lr),
+        "images": sum(schedule.steps * schedule.batch for schedule in schedules),
+    }
+
+
+def _schedule(settings: dict[str, Any], rate: float, size: int) -> ScheduleConfig:
+    steps = max(1, settings["epochs"] * size // settings["batch"])
+    return ScheduleConfig(
+        steps=steps, batch=settings["batch"], lr=rate, min_lr=rate * settings["min_lr_ratio"],
+        warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings["betas"]),
+        clip=settings["clip"], precision=settings["precision"],
+    )  # fmt: skip
+
+
+def layer_decay(encoder: Encoder, decay: float) -> Callable[[str], float]:
+    """The factor on the learning rate by parameter name: 1 at the head, times `decay` per block below it."""
+
+    def scale(name: str) -> float:
+        _, in_encoder, inner = name.partition("encoder.")
+        return decay ** (encoder.depth + 1 - encoder.layer_of(inner)) if in_encoder else 1.0
+
+    return scale
+
+
+def _part(runtime: Runtime, index: int, parts: int) -> Callable[[int, int], None]:
+    """The progress of one training run of several, as progress of the whole."""
+    return lambda step, steps: runtime.progress(index * steps + step, parts * steps)
+
+
+def _all_tie(by_lr: dict[str, dict[str, float]]) -> list[str]:
+    """A flag if no learning rate was better than another."""
+    if len(by_lr) > 1 and len({v["val"] for v in by_lr.values()}) == 1:
+        return ["all learning rates tie on the held-out images: the first was taken"]
+    return []

@@ -1,0 +1,56 @@
+"""The time that is left to compute, and the disk that weights take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mimbench.kinds import KINDS
+from mimbench.plan.graph import Plan, Planned
+from mimbench.store.results import Store
+
+# of one process: `make ablations` in bf16 on one core of an AMD EPYC (seconds per run: 127 pre-training, 53 fine-tuning,
+# 98 segmentation); used until costs are recorded
+FLOPS_PER_SECOND = 7e10
+SAMPLE = 20  # recorded costs that an average is taken over
+
+
+@dataclass(frozen=True)
+class Estimate:
+    kind: str
+    runs: int
+    shared: int
+    done: int
+    seconds: float  # of one process, for the runs that are left
+    measured: bool  # from recorded costs, not from the formula
+
+
+def estimate(plan: Plan, store: Store) -> list[Estimate]:
+    """By kind of run, with the time that one process needs for what is left."""
+    by_kind: dict[str, list[Planned]] = {}
+    for run in plan.runs.values():
+        by_kind.setdefault(run.kind, []).append(run)
+    rows = []
+    for kind, runs in by_kind.items():
+        finished = {run.name: store.run(run.name).done() for run in runs}
+        done, left = ([run for run in runs if finished[run.name] is state] for state in (True, False))
+        costs = [store.run(run.name).cost() for run in done[:SAMPLE]]
+        recorded = [cost["seconds"] for cost in costs if cost]
+        if recorded:
+            seconds = len(left) * sum(recorded) / len(recorded)
+        else:
+            seconds = sum(KINDS[kind].flops(run.spec) for run in left) / FLOPS_PER_SECOND
+        shared = sum(plan.uses[run.name] > 1 for run in runs)
+        rows.append(Estimate(kind, len(runs), shared, len(done), seconds, bool(recorded)))
+    return rows
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Roughly: one encoder in fp32 per pre-training and per learning rate of an evaluation that trains it."""
+    total = 0
+    for run in plan.runs.values():
+        if KINDS[run.kind].batch(run.spec) is None:  # trains no encoder
+            continue
+        encoder = run.spec.get("recipe", run.spec).get("encoder", {"depth": 1, "dim": 64})  # a tokenizer has none
+        copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
+        total += copies * 4 * 12 * encoder["depth"] * encoder["dim"] ** 2
+    return total

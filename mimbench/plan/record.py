@@ -1,0 +1,86 @@
+"""The record of a grid: which runs make up which row. It is what the report reads."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from mimbench import registry
+from mimbench.config.schema import Row
+from mimbench.plan.graph import Plan
+from mimbench.store.files import map_threads
+from mimbench.store.records import GRID_FORMAT, read_record, write_record
+from mimbench.store.results import Store
+
+
+def prepare(plan: Plan, store: Store) -> None:
+    """Write the specs and the record. A folder that holds another spec under its name stops everything here."""
+    store.check_writable()
+    map_threads(lambda run: store.run(run.name).create(run.spec), plan.runs.values())
+    for folder in map(store.run, plan.runs):
+        if folder.done():
+            folder.result()  # a damaged one raises now, not in the report
+    write_grid_record(plan, store)
+
+
+def write_grid_record(plan: Plan, store: Store) -> None:
+    """Write the record; runs of earlier calls stay in it where columns and row mean the same."""
+    new, path = record(plan), store.grid_path(plan.grid.name, plan.grid.scale)
+    if path.exists():
+        old = read_record(path)
+        if old.get("format") == GRID_FORMAT and _fingerprints(old) == _fingerprints(new):
+            _keep_runs(new, old, add_seeds=not plan.grid.only_these_seeds)
+    write_record(path, new)
+
+
+def _fingerprints(grid: dict[str, Any]) -> list[str]:
+    return [column["fingerprint"] for column in grid["columns"]]
+
+
+def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> None:
+    """Of unchanged rows, for the seeds of this call. `add_seeds`: and for those that continue 0, 1, 2, ...
+
+    Seeds that a list once named are dropped with the list: settings may have been chosen on them.
+    """
+    earlier = {(row["name"], row["key"]): row["runs"] for row in old["rows"]}
+    for row in new["rows"]:
+        row["runs"] = {**earlier.get((row["name"], row["key"]), {}), **row["runs"]}
+    seeds = set(new["seeds"])
+    if add_seeds:
+        found = {int(seed) for row in new["rows"] for seed in row["runs"]}
+        seeds |= set(itertools.takewhile(found.__contains__, itertools.count()))
+    for row in new["rows"]:
+        row["runs"] = {seed: runs for seed, runs in row["runs"].items() if int(seed) in seeds}
+    new["seeds"] = sorted(seeds)
+
+
+def record(plan: Plan) -> dict[str, Any]:
+    """What the report needs to know of the grid, as JSON: all rows of the file, the runs of those that were chosen."""
+    grid = plan.grid
+    changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""
+    columns = [
+        {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "fingerprint": c.fingerprint}
+        for c in plan.columns
+    ]
+    rows = [
+        {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": plan.keys[r.name],
+         "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()}}
+        for r in grid.rows
+    ]  # fmt: skip
+    return {
+        "format": GRID_FORMAT, "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
+        "note": " ".join(n for n in (grid.note, grid.scale_note, changed) if n),
+        "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
+        "seeds": list(grid.seeds), "columns": columns, "rows": rows,
+    }  # fmt: skip
+
+
+def describe(row: Row) -> str:
+    """A row in a few words: tokenizer, masking, loss, steps."""
+    recipe = row.recipe
+    if not recipe.pretrain:
+        return "no pre-training"
+    where = getattr(registry.build("masker", recipe.masker), "predict", "masked")
+    masker = "no" if recipe.masker["type"] == "none" else recipe.masker["type"]
+    what = f"{recipe.tokenizer['type']}, {masker} masking, {recipe.loss['type']} over {where} positions"
+    return f"{what}, {recipe.schedule.steps} steps"

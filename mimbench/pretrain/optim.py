@@ -1,0 +1,37 @@
+"""Learning rate and parameter groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from mimbench.config.schema import ScheduleConfig
+
+
+def learning_rate(schedule: ScheduleConfig, step: int) -> float:
+    """Of step 0, 1, ...: linear warm-up from 0, then half a cosine that reaches min_lr after the last step."""
+    if step < schedule.warmup:
+        return schedule.lr * step / schedule.warmup
+    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return schedule.min_lr + 0.5 * (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """No decay for biases, norms, tokens and position embeddings (relative positions decay, as in BEiT's code).
+
+    `scale` multiplies a parameter's learning rate.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token"))
+        key = (0.0 if bare else weight_decay, scale(name))
+        group = groups.setdefault(key, {"params": [], "weight_decay": key[0], "lr_scale": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())

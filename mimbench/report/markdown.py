@@ -1,0 +1,40 @@
+"""The table as markdown. Bytes follow from the records alone: no times, no hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mimbench.report.cells import LONG
+from mimbench.report.format import count
+from mimbench.report.notices import result_notices
+from mimbench.report.table import Table
+
+
+def markdown(table: Table) -> str:
+    grid = table.grid
+    notices = result_notices(grid)
+    parts = [
+        f"# {grid.title}",
+        f"Grid `{grid.name}`, scale `{grid.scale}`, {count(len(grid.seeds), 'seed')} planned.",
+        grid.note,
+        f"**{table.warning}**" if table.warning else "",
+        _lines(*table.with_paper(), text_columns=1),
+        " ".join(table.legend),
+        table.paper_note,
+        _list(f"{row.label}: {row.description}" for row in grid.rows if row.description),
+        f"## All numbers, and differences from {grid.compared_with}",
+        _lines(LONG, table.long_rows, text_columns=2),
+        "## Flags\n\n" + _list(notices) if notices else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _lines(headings: list[str], rows: list[list[str]], text_columns: int) -> str:
+    rule = ["---" if index < text_columns else "---:" for index in range(len(headings))]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [headings, rule, *rows]
+    )
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

@@ -1,0 +1,92 @@
+"""The table of a grid, computed once. CSV, markdown, LaTeX, page and terminal are forms of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mimbench.report.analysis import Analysis, Cell
+from mimbench.report.cells import cell_text, long_row
+from mimbench.report.collect import Grid
+from mimbench.report.legend import legend, one_seed_warning, paper_note
+from mimbench.report.published import PaperColumn, Published, paper_column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATISTICS = ["mean", "sd", "ci_low", "ci_high", "difference", "difference_low", "difference_high", "p", "p_holm"]
+COLUMNS = ["row", "label", "reference", "protocol", "metric", "unit", "n", *STATISTICS[:4], "n_pairs", *STATISTICS[4:],
+           "primary", "verdict", "unfinished", "paper", "paper_source"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """What every form shows."""
+
+    grid: Grid
+    cells: dict[tuple[str, str], Cell]  # by row and protocol
+    paper: PaperColumn | None
+    headings: list[str]
+    rows: list[list[str]]  # the text of each cell, without the paper's column: row label, then one per protocol
+    long_rows: list[list[str]]  # one per cell, under cells.LONG
+    warning: str  # if there is one seed only
+    legend: list[str]
+    paper_note: str
+
+    def with_paper(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows, the paper's numbers last."""
+        if self.paper is None:
+            return self.headings, self.rows
+        texts = [self.paper.cells[row.name] for row in self.grid.rows]
+        return [*self.headings, self.paper.heading], [[*row, text] for row, text in zip(self.rows, texts, strict=True)]
+
+
+def tabulate(analysis: Analysis) -> Table:
+    grid, cells, paper = analysis.grid, analysis.cells, paper_column(analysis.grid)
+    rows = [
+        [row.label, *(cell_text(cells.get((row.name, column.protocol)), len(grid.seeds)) for column in grid.columns)]
+        for row in grid.rows
+    ]
+    long_rows = [long_row(cell) for cell in cells.values()]
+    headings = ["", *(column.heading for column in grid.columns)]
+    return Table(
+        grid, cells, paper, headings, rows, long_rows, one_seed_warning(analysis), legend(grid), paper_note(paper)
+    )
+
+
+def frame(analysis: Analysis) -> pd.DataFrame:
+    """One line per row and protocol that has planned runs. What does not apply is missing."""
+    import pandas as pd
+
+    grid, paper = analysis.grid, paper_column(analysis.grid)
+    published = paper.numbers if paper else {}
+    of_seeds = [f"{what}_{seed}" for what in ("seed", "run") for seed in grid.seeds]
+    places = [(row.name, column.protocol) for row in grid.rows for column in grid.columns]
+    lines = [_line(analysis.cells[place], published.get(place)) for place in places if place in analysis.cells]
+    found = pd.DataFrame(lines, columns=[*COLUMNS, *of_seeds])
+    return found.astype({"n_pairs": "Int64", "primary": "boolean"})
+
+
+def _line(cell: Cell, published: Published | None) -> dict[str, Any]:
+    row, column, summary, comparison = cell.row, cell.column, cell.summary, cell.comparison
+    line: dict[str, Any] = {
+        "row": row.name, "label": row.label, "reference": row.reference, "protocol": column.protocol,
+        "metric": column.metric, "unit": column.unit, "n": len(cell.values), "unfinished": cell.unfinished,
+    }  # fmt: skip
+    if summary:
+        line |= {"mean": summary.mean, "sd": summary.sd, "ci_low": summary.low, "ci_high": summary.high}
+    if comparison:
+        line |= {"n_pairs": comparison.n, "difference": comparison.difference, "difference_low": comparison.low,
+                 "difference_high": comparison.high, "p": comparison.p, "p_holm": comparison.p_holm,
+                 "primary": comparison.primary, "verdict": comparison.verdict}  # fmt: skip
+    if published:
+        line |= {"paper": float(published["value"]), "paper_source": f"{published['source']}, {published['table']}"}
+    line |= {f"seed_{seed}": value for seed, value in cell.values.items()}
+    return line | {f"run_{seed}": record.name for seed, record in cell.runs.items()}
+
+
+def table_csv(analysis: Analysis) -> str:
+    """Statistics have seven digits: the last ones of a t quantile differ between versions of scipy."""
+    found = frame(analysis)
+    found[STATISTICS] = found[STATISTICS].map("{:.7g}".format, na_action="ignore")
+    return found.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,37 @@
+"""The kinds of run that evaluate an encoder by a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mimbench.config.schema import DataConfig, EncoderConfig, from_spec
+from mimbench.evals.common import EncoderUnderTest
+from mimbench.run.weights import parent_weights
+from mimbench.runtime import Runtime
+from mimbench.store.files import fingerprint
+from mimbench.store.results import RunFolder, Store
+
+Evaluate = Callable[[EncoderUnderTest, dict[str, Any], Runtime], dict[str, Any]]
+
+
+def evaluate(
+    protocol: Evaluate, store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime
+) -> tuple[dict[str, Any], int]:
+    weights, parents = None, {}
+    if "encoder" in spec["parents"]:
+        weights, parents["encoder"] = parent_weights(store, spec["parents"]["encoder"])
+    under_test = EncoderUnderTest(
+        config=from_spec(EncoderConfig, spec["encoder"]), weights=weights, seed=spec["seed"],
+        data=from_spec(DataConfig, spec["data"]), segmentation_data=spec.get("segmentation_data", ""),
+        counts=spec["counts"], cache=store.cache, work=folder.work,
+    )  # fmt: skip
+    measured = protocol(under_test, spec["protocol"]["settings"], runtime)
+    images = measured.pop("images", 0)
+    facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
+    if "segmentation_manifest" in spec:  # of an image folder; built-in data follow from `data`
+        facts["segmentation_manifest"] = spec["segmentation_manifest"]
+    data = {"name": spec["data"]["name"], "fingerprint": fingerprint(facts)}
+    return {
+        "metric": spec["metric"], "protocol": spec["protocol"], "data": data, "parents": parents, **measured,
+    }, images  # fmt: skip

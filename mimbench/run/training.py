@@ -1,0 +1,66 @@
+"""The kinds of run that train from images: a tokenizer, an encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mimbench.config.schema import DataConfig, ScheduleConfig, TokenizerTraining, from_spec
+from mimbench.data.loading import Keyed, training_stream
+from mimbench.data.sampling import derive
+from mimbench.data.sources import source
+from mimbench.parts import PatchGrid
+from mimbench.pretrain.fit import fit
+from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
+from mimbench.run.weights import keep_weights, parent_weights
+from mimbench.runtime import Runtime
+from mimbench.store.results import RunFolder, Store
+from mimbench.store.weights import load_weights
+
+HELD_OUT = 1000  # images on which a tokenizer's quality is measured, at most
+
+
+def train_tokenizer(
+    store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime
+) -> tuple[dict[str, Any], int]:
+    data, training = from_spec(DataConfig, spec["data"]), from_spec(TokenizerTraining, spec["training"])
+    grid = PatchGrid.of(data.size, spec["patch"])
+    tokenizer = make_tokenizer(spec["tokenizer"], grid, spec["seed"])
+    images = source(data.name).load(data, "train", store.cache).head(data.images)
+    objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
+    seed = derive(spec["seed"], "tokenizer training")
+    stream = training_stream(Keyed(images, seed), len(images), training, seed, runtime)
+    fit(objective, stream, training, folder.work, seed, runtime, curve=folder.path / "curve.csv")
+    tokenizer.eval()
+    held_out = source(data.name).load(data, "val", store.cache)
+    raw = held_out.plain(range(min(HELD_OUT, len(held_out)))).to(runtime.device)
+    with torch.no_grad():
+        quality = tokenizer.quality({"raw": raw}, grid)
+    return {
+        "metrics": {k: v for k, v in quality.items() if isinstance(v, float)},
+        "values": {"usable": quality["usable"], "why": quality["why"]},
+        "flags": [] if quality["usable"] else [f"not usable as a tokenizer: {quality['why']}"],
+        "weights_sha256": keep_weights(folder, tokenizer.state_dict()) if runtime.rank == 0 else "",
+    }, training.steps * training.batch
+
+
+def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
+    recipe = spec["recipe"]
+    data, schedule = from_spec(DataConfig, recipe["data"]), from_spec(ScheduleConfig, recipe["schedule"])
+    tokenizer = make_tokenizer(recipe["tokenizer"], PatchGrid.of(data.size, recipe["encoder"]["patch"]), spec["seed"])
+    parents = {}
+    if tokenizer.trained:
+        path, parents["tokenizer"] = parent_weights(store, spec["parents"]["tokenizer"])
+        tokenizer.load_state_dict(load_weights(path))
+    objective = make_pretraining(recipe, tokenizer, spec["seed"], runtime.device)
+    images = source(data.name).load(data, "train", store.cache).head(data.images)
+    seed, curve = derive(spec["seed"], "pretraining"), folder.path / "curve.csv"
+    stream = training_stream(Keyed(images, seed), len(images), schedule, seed, runtime)
+    fit(objective, stream, schedule, folder.work, seed, runtime, curve=curve)
+    last_loss = float(curve.read_text().strip().rsplit("\n", 1)[-1].split(",")[1]) if runtime.rank == 0 else 0.0
+    return {
+        "metrics": {"loss": last_loss}, "values": {}, "flags": [], "parents": parents,
+        "weights_sha256": keep_weights(folder, objective.encoder.state_dict()) if runtime.rank == 0 else "",
+    }, schedule.steps * schedule.batch  # fmt: skip

@@ -1,0 +1,30 @@
+"""Weights that pass from run to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mimbench.errors import RunFailed, UserError
+from mimbench.store.files import sha256_file
+from mimbench.store.results import WEIGHTS, RunFolder, Store
+from mimbench.store.weights import save_weights
+
+
+def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
+    """A parent's weights, checked against the sha256 in its result; and what to record of them."""
+    parent = store.run(name)
+    path = parent.work / WEIGHTS
+    if not parent.done() or not path.exists():
+        raise RunFailed(f"the parent {name} has no weights yet; run the grid again, it will be run first")
+    recorded = parent.result()["weights_sha256"]
+    if sha256_file(path) != recorded:
+        raise UserError(f"{path}: sha256 mismatch with result.json. Move {parent.path} away to recompute it.")
+    return path, {"run": name, "weights_sha256": recorded}
+
+
+def keep_weights(folder: RunFolder, state: dict[str, Any]) -> str:
+    """Save them; returns their sha256."""
+    path = folder.work / WEIGHTS
+    save_weights({k: v.cpu() for k, v in state.items()}, path)
+    return sha256_file(path)
