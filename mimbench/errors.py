@@ -31,24 +31,24 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-RENAMED = {  # keys and options of version 0.1
-    "longer": "steps_multiplier",
-    "left_out_at": "a grid file of its own for such rows (runs are shared)",
-    "over": "the masker's `predict`",
-    "labelled": "labeled",
-    "neighbours": "neighbors",
-    "throttle": "max_parallel",
-    "fruitless": "max_stalled_requeues",
-    "recompute": "activation_checkpointing",
+RENAMED = {  # keys of version 0.1, by what they are
+    ("key", "longer"): "steps_multiplier",
+    ("key", "left_out_at"): "a grid file of its own for such rows (runs are shared)",
+    ("argument", "over"): "the masker's `predict`",
+    ("key", "labelled"): "labeled",
+    ("setting", "neighbours"): "neighbors",
+    ("key", "throttle"): "max_parallel",
+    ("key", "fruitless"): "max_stalled_requeues",
+    ("key", "recompute"): "activation_checkpointing",
 }
 
 
 def unknown(place: str, what: str, word: object, allowed: Iterable[object]) -> UserError:
     """The error for a name that is not in a known set. In YAML a name may be any value: {1: 2}, {null: 3}."""
     names = sorted(map(str, allowed))
-    renamed = RENAMED.get(str(word).rpartition(".")[2])
+    renamed = RENAMED.get((what.partition(" ")[0], str(word)))
     hint = f" Since 0.2 it is {renamed}." if renamed else nearest(str(word), names)
-    return UserError(f"{place}: unknown {what} '{word}'.{hint} Allowed: {', '.join(names) or 'none'}.")
+    return UserError(f"{place}: unknown {what} '{word}'.{hint} Allowed: {', '.join(names) or 'no name at all'}.")
 
 
 def check_known(place: str, what: str, word: object, allowed: Collection[object]) -> None:

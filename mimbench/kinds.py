@@ -45,6 +45,7 @@ class Kind:
     flops: Callable[[Spec], float]  # a rough figure for planning
     batch: Callable[[Spec], int | None]  # images of an optimizer step, over all ranks
     leaves_weights: bool = False  # its children need them
+    reads_masks: bool = False  # of segmentation
     ranks: Literal["any", "gpu", "one"] = "any"  # gpu: several ranks on GPUs only
 
 
@@ -59,12 +60,12 @@ KINDS: dict[str, Kind] = {
              lambda spec: spec["protocol"]["settings"]["batch"]),
         # its neck and heads cost four times the encoder; its batch norm is shared by ranks on GPUs only
         Kind("segmentation", None, "mimbench.evals.segmentation:evaluate", lambda spec: _sweep_flops(spec, 5.0),
-             lambda spec: spec["protocol"]["settings"]["batch"], ranks="gpu"),
+             lambda spec: spec["protocol"]["settings"]["batch"], reads_masks=True, ranks="gpu"),
         Kind("linear_probe", None, "mimbench.evals.linear_probe:evaluate", _extraction_flops, lambda spec: None, ranks="one"),
         Kind("knn", None, "mimbench.evals.knn:evaluate", _extraction_flops, lambda spec: None, ranks="one"),
     )
 }  # fmt: skip
-PROTOCOLS = tuple(kind.name for kind in KINDS.values() if kind.run.startswith("mimbench.evals."))
+PROTOCOLS = tuple(kind.name for kind in KINDS.values() if kind.version is None)
 
 
 def in_order(names: set[str]) -> list[str]:

@@ -103,10 +103,12 @@ def show_plan(options: argparse.Namespace) -> int:
 def _print_plan(plan: Plan, store: Store) -> int:
     from mimbench.launch.local import process_count
     from mimbench.plan.estimate import disk_bytes, estimate
+    from mimbench.report.format import count
 
     rows, grid = estimate(plan, store), plan.grid
     print(
-        f"{grid.name} at scale {grid.scale}: {len(grid.chosen)} rows x {len(grid.seeds)} seeds; precision auto = {plan.precision}"
+        f"{grid.name} at scale {grid.scale}: {count(len(grid.chosen), 'row')} x {count(len(grid.seeds), 'seed')}; "
+        f"precision auto = {plan.precision}"
     )
     print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'process minutes left':>23}")
     for row in rows:

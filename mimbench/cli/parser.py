@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     report = command("report", "write_reports", "write the report of a grid from its records")
     report.add_argument("--scale", help="default: all")
     status = command("status", "show_status", "progress of all runs, here and in the queue")
-    status.add_argument("--watch", action="store_true", help="refresh until all runs have finished")
+    status.add_argument("--watch", action="store_true", help="refresh until no run is running or queued")
     cancel = command("cancel", "cancel_jobs", "cancel a grid's jobs; finished runs are kept")
     retry = command("retry", "retry_runs", "rerun everything that is neither done, running nor queued")
     retry.add_argument("--failed", action="store_true", help="only failed runs and those blocked by them")

@@ -51,7 +51,7 @@ def status(store: Store, grid: str | None = None) -> tuple[list[str], bool]:
     if not store.root.is_dir():
         lines = [f"{store.root}: no such folder."]
     elif not lines:
-        lines = [f"{store.root}: no {f'grid {grid}' if grid else 'grid'} was run there yet."]
+        lines = [f"{store.root}: no run of {f'grid {grid}' if grid else 'a grid'} yet."]
     elif not os.access(store.root, os.W_OK):
         lines.insert(0, f"{store.root}: cannot be written now; running runs cannot save their progress.")
     return lines, moving
@@ -128,7 +128,7 @@ def _seconds(folder: RunFolder) -> float:
 
 
 def watch(store: Store, grid: str | None) -> None:
-    """Refresh until all runs have finished; in place on a terminal."""
+    """Refresh until no run is running or queued; in place on a terminal."""
     show: Callable[[list[str]], None] = lambda lines: print(time.strftime("%H:%M:%S"), *lines, sep="\n", flush=True)
     with contextlib.ExitStack() as screen:
         if sys.stdout.isatty():
@@ -158,7 +158,7 @@ def why_lines(store: Store, folder: RunFolder) -> Iterator[str]:
         for role, name in missing.items():
             yield f"  waiting for its {role}: {_line(states[name])}"
         if run.state != "queued" and not missing:
-            yield "  ready to run: run its grid again"
+            yield "  ready to run: mimbench retry"
     if run.blocked_by:
         run = states[run.blocked_by]
         yield f"  {_line(run)}"

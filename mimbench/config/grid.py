@@ -154,7 +154,7 @@ def _split(raw: Layer, cls: type[T], place: str) -> tuple[T, Layer]:
 
 
 def _seeds(written: Any, place: str) -> tuple[int, ...]:
-    if isinstance(written, int):
+    if not isinstance(written, list | tuple):
         return tuple(range(coerce(Annotated[int, between(1, MAX_SEEDS)], written, place)))
     return coerce(Annotated[tuple[Whole, ...], SEEDS], written, place)
 

@@ -67,7 +67,9 @@ def packaged(folder: str = "") -> Path:
 
 def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
     """A config by path, or by name: beside the file that names it, or among those that ship."""
-    candidates = [Path(name)] if beside is None else [beside.parent / name, beside.parent / folder / name]
+    candidates = [] if beside is None else [beside.parent / name, beside.parent / folder / name]
+    if beside is None or name.endswith(".yaml"):
+        candidates.append(Path(name))
     for root in (*candidates, packaged(folder) / name, packaged() / name):
         for path in (root, root.parent / f"{root.name}.yaml"):
             try:
@@ -76,7 +78,7 @@ def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
             except (OSError, ValueError):  # not a file name
                 continue
     shipped = [p.stem for p in packaged(folder).glob("*.yaml")]
-    raise unknown(f"{beside or 'mimbench'}", f"config in configs/{folder}" if folder else "config", name, shipped)
+    raise unknown(str(beside or "configs"), f"config in configs/{folder}" if folder else "config", name, shipped)
 
 
 def put(target: dict[str, Any], dotted: str, value: Any, place: str, allowed: Iterable[str]) -> None:

@@ -55,7 +55,7 @@ def _arguments(cls: type, given: dict[str, Any], title: str, place: str) -> dict
         raise UserError(f"{place}.type: {title}: its arguments cannot be read: {error}") from error
     neutral = getattr(cls, "neutral", {})
     for key in given:
-        check_known(f"{place}.{key}", f"argument of {title}", key, parameters)
+        check_known(f"{place}.{key}: {title}", "argument", key, parameters)
     arguments = {}
     for key, parameter in parameters.items():
         if key in given:
@@ -73,6 +73,10 @@ def _arguments(cls: type, given: dict[str, Any], title: str, place: str) -> dict
 
 def check_contract(kind: str, part: Any, place: str) -> None:
     """Whether it has what planning and training read of it."""
+    if kind == "loss" and hasattr(part, "over"):  # the contract of version 0.1
+        raise UserError(
+            f"{place} is not a valid loss: which positions are predicted is the masker's `predict` since 0.2."
+        )
     for name, wanted in CONTRACT[kind].items():
         if not hasattr(part, name):
             if name not in OPTIONAL:

@@ -118,7 +118,7 @@ def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec], sources
     for column in columns:
         protocol = {k: getattr(column, k) for k in ("name", "version", "fingerprint", "settings")}
         extra: dict[str, Any] = {}
-        if column.name == "segmentation":
+        if KINDS[column.name].reads_masks:
             name = evaluation.segmentation_data or evaluation.data.name
             extra = {"segmentation_data": name, **sources(name).segmentation_facts()}
         specs.append({"kind": column.name, "version": column.version, "protocol": protocol, "metric": column.metric,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,15 +125,15 @@ def _read_run(folder: RunFolder) -> RunRecord:
     """An unreadable file is named; it takes a number away only if it is the result."""
     problems: list[str] = []
 
-    def read(path: Path) -> dict[str, Any] | None:
+    def read(path: Path, reader: Callable[[Path], dict[str, Any]] = read_record) -> dict[str, Any] | None:
         try:
-            return read_record(path) if path.exists() else None
+            return reader(path) if path.exists() else None
         except UserError as error:
             problems.append(str(error))
             return None
 
     state = folder.state()
-    spec = read(folder.path / "spec.json")
+    spec = read(folder.path / "spec.json", lambda _: folder.spec())  # its digest is the folder's name
     cost = read(folder.path / "cost.json")
     found = {path.name: read(path) for path in sorted((folder.path / "attempts").glob("*.json"))}
     attempts = {name: facts for name, facts in found.items() if facts is not None}

@@ -19,10 +19,9 @@ def write_record(path: Path, value: dict[str, Any], *, once: bool = False) -> bo
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content, checked against its digest. Version 0.1 wrote none: such a record is taken as it is."""
+    """The content, checked against its digest."""
     record = read_json(path)
-    digest = record.pop(DIGEST, None)
-    if digest is not None and digest != sha256(record):
+    if record.pop(DIGEST, None) != sha256(record):
         raise UserError(f"{path}: sha256 does not match its content: edited or damaged. Move it away.")
     return record
 

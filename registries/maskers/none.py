@@ -1,5 +1,7 @@
 """No masking at all."""
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,10 @@ class NoMask:
 
     version = 1
     constant_count = True
-    predict = "all"
+    neutral: ClassVar = {"predict": "all"}
+
+    def __init__(self, predict: Literal["all"] = "all") -> None:
+        self.predict = predict
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
         return torch.zeros(batch, grid[0] * grid[1], dtype=torch.bool)

@@ -148,6 +148,13 @@ def test_a_number_as_a_key_of_a_scale_is_refused(tmp_path, key, words):
         load_grid(written(tmp_path), scale=str(own))
 
 
+def test_a_scale_file_may_be_named_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "own.yaml").write_text((ROOT / "configs/scales/smoke.yaml").read_text())
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_grid(written(tmp_path), scale="own.yaml").scale == "own"
+
+
 def test_a_scale_of_your_own_takes_the_protocol_settings_it_names(tmp_path):
     own = tmp_path / "photos.yaml"
     own.write_text(

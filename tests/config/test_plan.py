@@ -67,6 +67,11 @@ def test_another_masker_changes_neither_the_tokenizer_nor_scratch(ablations):
     assert after.rows["beit"] == before.rows["recover-all"]
 
 
+def test_the_masker_none_may_be_told_that_it_predicts_all(ablations):
+    one = {"seeds": 1, "only": ("no-masking-recover-all",)}
+    assert plan_of(ablations, "masker.predict=all", **one).rows == plan_of(ablations, **one).rows
+
+
 def test_a_plan_for_gpus_is_the_same_on_every_machine(ablations, monkeypatch):
     """A login node without a GPU must not make the jobs compute in float32."""
     grid, names = load_grid(ablations, seeds=1), set()

@@ -128,6 +128,7 @@ def test_a_part_that_misses_something_is_refused(tmp_path, monkeypatch, kind, na
     [
         ("masker", "constant_count", "yes", "constant_count: must be true or false"),
         ("masker", "predict", "some", "predict: 'some' is not allowed. Allowed: masked, all"),
+        ("loss", "over", "all", "which positions are predicted is the masker's `predict`"),
         ("loss", "expects", "pixels", "expects: 'pixels' is not allowed. Allowed: codes, features"),
         ("tokenizer", "version", "one", "version: must be an integer"),
         ("tokenizer", "width", 3, "width must be a method"),

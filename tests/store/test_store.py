@@ -94,9 +94,10 @@ def test_a_record_with_a_changed_byte_is_named(tmp_path_factory, value, data):
         assert canonical(read_record(path)) == canonical(value)  # white space, or "\\u0041" for "A"
 
 
-def test_a_record_without_a_digest_is_read_as_it_is(tmp_path):
+def test_a_record_without_a_digest_is_refused(tmp_path):
     write_json(tmp_path / "result.json", {"metrics": {"accuracy": 1.5}})
-    assert read_record(tmp_path / "result.json") == {"metrics": {"accuracy": 1.5}}
+    with pytest.raises(UserError, match="does not match its content"):
+        read_record(tmp_path / "result.json")
 
 
 def test_states_follow_from_the_files(tmp_path):

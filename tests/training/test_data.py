@@ -190,6 +190,23 @@ def test_an_unknown_data_set_is_an_error_with_the_nearest_name(pets, monkeypatch
         source("pets").counts()
 
 
+def test_a_folder_may_hold_labeled_images_and_masks(pets, tmp_path):
+    assert not (tmp_path / "pets" / "images").exists()
+    for kind in ("images", "annotations"):
+        (tmp_path / "pets" / kind / "training").mkdir(parents=True)
+    both = source("pets")
+    assert both.counts()["train"] > 0
+    assert "segmentation_manifest" in both.segmentation_facts()
+
+
+def test_a_folder_with_masks_alone_has_no_labeled_images(monkeypatch, tmp_path):
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    (tmp_path / "streets" / "images" / "training").mkdir(parents=True)
+    assert "segmentation_manifest" in source("streets").segmentation_facts()
+    with pytest.raises(UserError, match=r"data.name: no train/ and val/"):
+        source("streets").counts()
+
+
 def test_an_image_folder_without_masks_is_no_segmentation_data(pets):
     with pytest.raises(UserError, match=r"segmentation_data: no .*ADE20K layout.* in .*pets"):
         source("pets").segmentation_facts()

@@ -11,8 +11,10 @@ Sources = Callable[[str], Source]
 NAMED: dict[str, type[Source]] = {"shapes": BuiltIn}
 
 
+class Folder(ImageFolder, ADE20K):
+    """A folder of the user's, with labeled images, segmentation masks, or both."""
+
+
 def source(name: str) -> Source:
     """The data set of this name: one of ours, or a folder under MIMBENCH_DATA. A plan makes one per name."""
-    if name in NAMED:
-        return NAMED[name](name)
-    return ADE20K(name) if ADE20K.is_layout_of(name) else ImageFolder(name)
+    return NAMED.get(name, Folder)(name)

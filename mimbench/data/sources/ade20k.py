@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sources.base import Source, folder_of, manifest
+from mimbench.data.sources.base import SEGMENTED, Source, folder_of, manifest
 from mimbench.errors import UserError
 from mimbench.store.files import fingerprint
 
@@ -18,12 +18,10 @@ FOLDERS = {"labeled": "training", "val": "validation", "test": "test"}
 
 
 class ADE20K(Source):
-    @staticmethod
-    def is_layout_of(name: str) -> bool:
-        return (folder_of(name) / "images" / FOLDERS["labeled"]).is_dir()
-
     def segmentation_facts(self) -> dict[str, Any]:
         root = folder_of(self.name)
+        if not (root / "images" / FOLDERS["labeled"]).is_dir():
+            raise self._lacks(*SEGMENTED)
         files = sorted(p for kind in ("images", "annotations") for p in (root / kind).rglob("*") if p.is_file())
         found, classes = manifest(root, files), read_classes(root)
         return {"segmentation_manifest": fingerprint([found, classes]) if classes else found}

@@ -10,7 +10,7 @@ from typing import Any
 
 from mimbench.config.schema import DataConfig
 from mimbench.data.views import Images, check_available
-from mimbench.errors import UserError
+from mimbench.errors import UserError, nearest
 from mimbench.store.files import fingerprint
 
 DATA_ROOT = "MIMBENCH_DATA"
@@ -62,7 +62,13 @@ class Source:
 
 
 def folder_of(name: str) -> Path:
-    return Path(os.environ.get(DATA_ROOT, "")) / name
+    root = os.environ.get(DATA_ROOT)
+    if not root:
+        raise UserError(
+            f"data set '{name}' is not built in (built-in: shapes).{nearest(name, ['shapes'])} "
+            f"For a folder of images set {DATA_ROOT} to the dataset root."
+        )
+    return Path(root) / name
 
 
 def manifest(folder: Path, files: Iterable[Path]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from mimbench.config.schema import DataConfig
 from mimbench.data.sampling import derive
-from mimbench.data.sources.base import DATA_ROOT, HELD_OUT_EVERY, Source, folder_of, manifest
+from mimbench.data.sources.base import DATA_ROOT, HELD_OUT_EVERY, LABELED, Source, folder_of, manifest
 from mimbench.data.views import Images
 from mimbench.errors import UserError, check_known, unknown
 
@@ -41,15 +40,13 @@ class ImageFolder(Source):
 
     @cached_property
     def _folder(self) -> Path:
-        root, folder = os.environ.get(DATA_ROOT), folder_of(self.name)
-        if not root:
-            raise UserError(
-                f"data.name: '{self.name}' is an image folder: set {DATA_ROOT} to the dataset root. Built-in: shapes."
-            )
+        folder = folder_of(self.name)
+        root = folder.parent
+        if not folder.is_dir():
+            present = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+            raise unknown(f"data.name ({DATA_ROOT}={root})", "data set", self.name, ["shapes", *present])
         if not (folder / "train").is_dir() or not (folder / "val").is_dir():
-            present = [p.name for p in Path(root).iterdir() if p.is_dir()] if Path(root).is_dir() else []
-            place = f"data.name ({DATA_ROOT}={root})"
-            raise unknown(place, "data set with train/ and val/", self.name, ["shapes", *present])
+            raise self._lacks(*LABELED)
         return folder
 
     @cached_property
