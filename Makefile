@@ -6,7 +6,7 @@ PYTHON ?= python3
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH_INDEX ?=
 
-.PHONY: ablations test check lint bench bench-slurm clean setup setup-test
+.PHONY: ablations test test-quick proofs check lint bench bench-slurm clean setup setup-test
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
@@ -29,6 +29,14 @@ ablations: setup
 # four processes on two cores: three of them start with the tests on SLURM, which mostly wait. A file stays in one process
 test: setup-test
 	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12
+
+# while working: without the tests that take more than ten seconds, a SLURM or a browser
+test-quick: setup-test
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm and not browser"
+
+# those alone: whole grids, faults on a real SLURM, the report in a browser
+proofs: setup-test
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "slow or slurm or browser"
 
 lint: setup-test
 	$(VENV)/bin/ruff check .

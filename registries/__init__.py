@@ -1,4 +1,4 @@
-"""The parts that ship. Imported as `mimbench.registries`; one part a file, file name = registered name."""
+"""The parts that ship. Imported as `mimbench.registries`; one part per file, file name = registered name."""
 
 import importlib
 import pkgutil

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def mimbench(*words):
-    """In this process: the seconds of importing torch anew would be most of many tests' time."""
+    """In this process: importing torch again takes seconds, which would be most of many tests' time."""
     said, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
         code = cli.main([str(word) for word in words])

@@ -37,7 +37,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """The embedded data, rendered once for all tests."""
+    """The built-in data, rendered once for all tests."""
     return tmp_path_factory.mktemp("cache")
 
 

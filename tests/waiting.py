@@ -1,4 +1,4 @@
-"""A stranger's masker that waits at each step: a run lasts as long as a test wishes, without using the processor.
+"""A third party's masker that waits at each step: a run lasts as long as a test wishes, without using the processor.
 
 Named by its path, `masker.type=tests.waiting.Waiting`; the process that trains is told the seconds by its environment,
 so that the run is the same one, bit for bit, wherever it does not wait.
@@ -10,7 +10,7 @@ import time
 import torch
 from torch import Tensor
 
-VARIABLE = "SECONDS_A_STEP"
+VARIABLE = "SECONDS_PER_STEP"
 
 
 class Waiting:

@@ -165,7 +165,7 @@ class Local:
             self.watcher.ended(run, "stopped", seconds)
         else:
             if folder.state() != "failed":
-                _record_death(folder, code)
+                record_death(folder, code)
             self.outcome.failed.append(run.name)
             self.watcher.ended(run, "failed", seconds)
 
@@ -186,7 +186,7 @@ def _child(*arguments: Any) -> None:
     sys.exit(main(*arguments))
 
 
-def _record_death(folder: RunFolder, code: int | None) -> None:
+def record_death(folder: RunFolder, code: int | None) -> None:
     """A process that was killed or crashed could not record its error."""
     attempt = folder.last_attempt().get("stamp") or folder.begin_attempt({"host": socket.gethostname()})
     how = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import itertools
+import re
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from synthetic_grid import FINETUNE, KNN, column, evaluation, finish, write_grid
+from synthetic_grid import planned as planned_run
 
 from mimbench import compat
 from mimbench.cli import doctor, jobs
 from mimbench.cli.commands import main
-from mimbench.cli.status import _cell, why_lines
+from mimbench.cli.status import status, why_lines
 from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.launch.queue import Job, QueueUnavailable
@@ -207,10 +213,27 @@ def test_a_run_is_found_by_a_prefix_of_its_name_or_hash(planned):
         find_run(store, "")
 
 
-def test_a_cell_counts_the_done_runs_and_the_states_of_the_others():
-    assert _cell([]) == "-"
-    assert _cell(["done", "done"]) == "2/2"
-    assert _cell(["done", "running", "failed", "planned"]) == "1/4 1r 1f"
+def test_status_counts_the_done_runs_of_a_cell_and_the_states_of_the_others(tmp_path):
+    store = Store(tmp_path)
+    done, running, failed, *others = (planned_run(store, "finetune", "mixed", seed) for seed in range(4))
+    complete = [planned_run(store, "knn", "complete", seed) for seed in range(2)]
+    for run, base in [(done, FINETUNE), *((run, KNN) for run in complete)]:
+        finish(run, evaluation(base, 50.0))
+    failed.fail(failed.begin_attempt({}), ValueError("the cause"))
+    rows = [
+        {
+            "name": "mixed",
+            "runs": {str(n): {"finetune": r.name} for n, r in enumerate([done, running, failed, *others])},
+        },
+        {"name": "complete", "runs": {str(n): {"knn": run.name} for n, run in enumerate(complete)}},
+    ]
+    write_grid(store, rows, [column(FINETUNE, "Fine-tune"), column(KNN, "kNN")], [0, 1, 2, 3])
+    lease = running.acquire()
+    heading, *table = status(store)[0][1:4]
+    lease.release()
+    cells = {name: dict(zip(heading.split(), rest, strict=True))
+             for name, *rest in (re.split(r"\s{2,}", line.strip()) for line in table)}  # fmt: skip
+    assert cells == {"mixed": {"finetune": "1/4 1r 1f", "knn": "-"}, "complete": {"finetune": "-", "knn": "2/2"}}
 
 
 def test_runs_can_be_planned_from_their_folders_only(tmp_path):
@@ -236,25 +259,39 @@ def test_doctor_shows_this_machine_and_its_problems(tmp_path, capsys, monkeypatc
     assert "BAD  data: MIMBENCH_DATA" in capsys.readouterr().out
 
 
-def test_doctor_warns_of_a_torchvision_that_was_built_for_another_torch(monkeypatch):
+def software_warnings(tmp_path):
+    """What doctor warns of before it comes to the devices."""
+    lines = itertools.takewhile(lambda line: "GPU" not in line, doctor.report(Store(tmp_path), None))
+    return [line for line in lines if line.startswith("warn")]
+
+
+def test_doctor_warns_of_a_torchvision_that_was_built_for_another_torch(tmp_path, monkeypatch):
     for missing in (True, False):
         monkeypatch.setattr(compat, "operators_were_missing", missing)
-        warned = any(
-            level == "warn" and "its compiled operators do not load" in text for level, text in doctor._software()
-        )
+        warned = any("its compiled operators do not load" in line for line in software_warnings(tmp_path))
         assert warned == missing
 
 
-def test_compat_declares_the_operators_only_if_torchvisions_own_do_not_load(monkeypatch):
-    for loads in (True, False):
-        monkeypatch.setattr(compat, "_library_loads", lambda loads=loads: loads)
-        assert compat.declare_missing_operators() != loads
+@pytest.mark.parametrize(
+    ("files", "loads"),
+    [(["_C.so"], True), (["_C.so"], False), ([], False)],
+    ids=["loads", "does not load", "is absent"],
+)
+def test_compat_declares_the_operators_only_if_torchvisions_own_do_not_load(tmp_path, monkeypatch, files, loads):
+    torchvision = ModuleType("torchvision")
+    torchvision.__spec__ = ModuleSpec("torchvision", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    for name in files:
+        (tmp_path / name).write_bytes(b"no library")
+    if loads:
+        monkeypatch.setattr(compat.torch.ops, "load_library", lambda path: None)
+    assert compat.declare_missing_operators() != loads
 
 
-def test_doctor_warns_of_two_distributions_with_one_import_name(monkeypatch):
+def test_doctor_warns_of_two_distributions_with_one_import_name(tmp_path, monkeypatch):
     installed = [SimpleNamespace(name=name) for name in ("mmcv", "onedl-mmcv", "onedl-mmengine")]
     monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: installed)
     monkeypatch.setattr(compat, "operators_were_missing", False)
-    warnings = [text for level, text in doctor._software() if level == "warn"]
+    warnings = software_warnings(tmp_path)
     assert len(warnings) == 1
     assert "mmcv and onedl-mmcv are both installed" in warnings[0]

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 # Folders and top-level files of mimbench/, and slurm/, in the order in which they may import one another: only to the left
 ARROW = ["errors", "compat", "env", "kinds", "store", "runtime", "parts", "registry", "config", "testing",
          "protocols", "data", "models", "plan", "pretrain", "evals", "run", "launch", "report", "slurm", "cli", "__main__"]  # fmt: skip
-ALLOWED: set[tuple[str, str]] = set()
 REPORT_MAY = {"report", "store", "kinds", "protocols", "errors"}
 
 ENGINE = sorted([*(ROOT / "mimbench").rglob("*.py"), *(ROOT / "slurm").rglob("*.py")])
@@ -25,12 +24,9 @@ def _module(path: Path) -> str:
     return ".".join(parts).removesuffix(".__init__")
 
 
-def _imports(path: Path, *, lazy: bool = False) -> set[str]:
-    """The modules of mimbench that a file imports at its top level; `lazy`: in functions too, but not for types alone."""
+def _imports(path: Path) -> set[str]:
+    """The modules of mimbench that a file imports, in functions too, but not for types alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if lazy else [
-        *tree.body, *(inner for block in tree.body if isinstance(block, ast.With) for inner in block.body)
-    ]  # fmt: skip
     for_types = {
         id(n)
         for b in ast.walk(tree)
@@ -38,7 +34,7 @@ def _imports(path: Path, *, lazy: bool = False) -> set[str]:
         for n in b.body
     }
     found = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if id(node) in for_types:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mimbench":
@@ -58,8 +54,7 @@ def test_a_file_imports_only_rooms_before_its_own(path):
     if room == "__init__":
         return
     for other in {_room(module) for module in _imports(path)} - {room, "__version__"}:
-        allowed = ARROW.index(other) < ARROW.index(room) or (room, other) in ALLOWED
-        assert allowed, f"{path.relative_to(ROOT)} must not import {other}"
+        assert ARROW.index(other) < ARROW.index(room), f"{path.relative_to(ROOT)} must not import {other}"
         assert room != "report" or other in REPORT_MAY, f"{path.relative_to(ROOT)} must not import {other}"
 
 
@@ -67,7 +62,7 @@ def test_no_files_import_one_another_in_a_circle():
     files = {_module(path): path for path in PRODUCT}
     graph = {}
     for name, path in files.items():
-        owners = [m if m in files else m.rpartition(".")[0] for m in _imports(path, lazy=True)]
+        owners = [m if m in files else m.rpartition(".")[0] for m in _imports(path)]
         graph[name] = {owner for owner in owners if owner in files and owner != name}
     TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-CASES = [  # BEiT's and data2vec's settings, the embedded scale's, and a grid that is not square
+CASES = [  # BEiT's and data2vec's settings, those of the built-in data's scale, and a grid that is not square
     {"size": [14, 14], "count": 75, "min_block": 16, "draws": 100_000, "seed": 0},
     {"size": [14, 14], "count": 120, "min_block": 16, "draws": 30_000, "seed": 1},
     {"size": [8, 8], "count": 26, "min_block": 16, "draws": 50_000, "seed": 2},

@@ -1,6 +1,6 @@
 """Small outputs of every part, so that its numbers cannot move unless its `version` is raised with them.
 
-After a change that is meant to move them: raise the part's version, then `python tests/test_golden_parts.py`.
+After a change that is meant to move them: raise the part's version, then `python tests/parts/test_golden_parts.py`.
 """
 
 import json

@@ -93,13 +93,17 @@ def transformer():
 
 def test_visible_patches_return_to_their_places_and_mask_tokens_fill_the_gaps(transformer):
     hidden = masks([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 1, 0]], drop=True)
-    x = torch.randn(2, 1 + 3, 8)
-    restored = transformer._restore(x, hidden.masked)
-    assert torch.equal(restored[:, 0], x[:, 0])
+    patches, cls, seen = torch.randn(2, 3, 4), torch.randn(2, 4), []
+    transformer.blocks.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    transformer(Encoded(patches, cls, hidden.kept, {}), hidden)
+    (restored,), positions = seen, transformer.positions
+    x = transformer.embed(torch.cat([cls.unsqueeze(1), patches], dim=1))
+    assert torch.equal(restored[:, 0], x[:, 0] + positions[0])
     for image in range(2):
         for position, place in enumerate(hidden.kept[image].tolist()):
-            assert torch.equal(restored[image, 1 + place], x[image, 1 + position])
-        assert (restored[image, 1:][hidden.masked[image]] == transformer.mask_token[0, 0]).all()
+            assert torch.equal(restored[image, 1 + place], x[image, 1 + position] + positions[1 + place])
+        gaps = hidden.masked[image]
+        assert torch.equal(restored[image, 1:][gaps], transformer.mask_token[0] + positions[1:][gaps])
 
 
 def test_dropped_and_full_encoders_give_the_same_where_nothing_is_hidden(transformer):

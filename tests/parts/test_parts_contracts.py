@@ -146,7 +146,7 @@ class Decoder(torch.nn.Module):
 
 @pytest.mark.parametrize("check", [(check_masker, Masker), (check_loss, Loss), (check_tokenizer, Teacher),
                                    (check_decoder, Decoder)])  # fmt: skip
-def test_a_strangers_part_that_keeps_the_contract_passes(check):
+def test_a_third_party_part_that_keeps_the_contract_passes(check):
     check[0](check[1]())
 
 

@@ -1,4 +1,4 @@
-"""A stranger's part: by dotted path, by entry point, and with its own error when it cannot be imported."""
+"""A third party's part: by dotted path, by entry point, and with its own error when it cannot be imported."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ class Checkers:
 
 
 @pytest.fixture
-def stranger(tmp_path, monkeypatch):
-    (tmp_path / "strange_masks.py").write_text(PART)
+def third_party(tmp_path, monkeypatch):
+    (tmp_path / "their_masks.py").write_text(PART)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    sys.modules.pop("strange_masks", None)
+    sys.modules.pop("their_masks", None)
     from mimbench.registry import MASKERS
 
     MASKERS.module_dict.pop("checkers", None)
 
 
-def test_a_part_is_found_by_its_dotted_path_and_passes_the_contract(stranger):
+def test_a_part_is_found_by_its_dotted_path_and_passes_the_contract(third_party):
     from mimbench.testing import check_masker
 
-    spec = resolve("masker", {"type": "strange_masks.Checkers", "first": 1}, "here")
+    spec = resolve("masker", {"type": "their_masks.Checkers", "first": 1}, "here")
     assert (spec["version"], spec["first"]) == (3, 1)
     check_masker(build("masker", spec))
 
 
-def test_a_default_and_the_same_number_written_out_are_one_key(stranger):
-    (stranger / "strange_masks.py").write_text(PART.replace("first: int = 0", "first: float = 1"))
-    written = resolve("masker", {"type": "strange_masks.Checkers", "first": 1}, "here")
-    assert canonical(resolve("masker", "strange_masks.Checkers", "here")) == canonical(written)
+def test_a_default_and_the_same_number_written_out_are_one_key(third_party):
+    (third_party / "their_masks.py").write_text(PART.replace("first: int = 0", "first: float = 1"))
+    written = resolve("masker", {"type": "their_masks.Checkers", "first": 1}, "here")
+    assert canonical(resolve("masker", "their_masks.Checkers", "here")) == canonical(written)
 
 
-def test_a_strangers_part_enters_the_key_by_its_source(stranger):
-    before = resolve("masker", "strange_masks.Checkers", "here")
+def test_a_third_party_part_enters_the_key_by_its_source(third_party):
+    before = resolve("masker", "their_masks.Checkers", "here")
     assert before["origin"].startswith("source:")
     script = (
-        "from mimbench.config.parts import resolve; print(resolve('masker', 'strange_masks.Checkers', 'x')['origin'])"
+        "from mimbench.config.parts import resolve; print(resolve('masker', 'their_masks.Checkers', 'x')['origin'])"
     )
-    (stranger / "strange_masks.py").write_text(PART + "\n# changed\n")
-    environment = {**os.environ, "PYTHONPATH": str(stranger)}
+    (third_party / "their_masks.py").write_text(PART + "\n# changed\n")
+    environment = {**os.environ, "PYTHONPATH": str(third_party)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=180)
     assert done.stdout.strip() not in ("", before["origin"]), done.stderr
 
@@ -71,21 +71,21 @@ def test_a_strangers_part_enters_the_key_by_its_source(stranger):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("strange_masks.Chekers", "Did you mean 'Checkers'"),
-        ("strange_mask.Checkers", "cannot import"),
+        ("their_masks.Chekers", "Did you mean 'Checkers'"),
+        ("their_mask.Checkers", "cannot import"),
         ("os.path", "no class"),
     ],
 )
-def test_a_wrong_path_is_answered(stranger, path, words):
+def test_a_wrong_path_is_answered(third_party, path, words):
     with pytest.raises(UserError, match=words):
         resolve("masker", path, "here")
 
 
 def _installed(tmp_path, module):
     """A distribution as pip leaves it, with an entry point into `module`."""
-    info = tmp_path / "stranger-1.0.dist-info"
+    info = tmp_path / "third_party-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[mimbench.parts]\nmasks = {module}\n")
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
@@ -96,8 +96,8 @@ def _list(environment):
 
 
 def test_an_installed_part_is_listed_beside_ours(tmp_path):
-    (tmp_path / "strange_masks.py").write_text(PART)
-    done = _list(_installed(tmp_path, "strange_masks"))
+    (tmp_path / "their_masks.py").write_text(PART)
+    done = _list(_installed(tmp_path, "their_masks"))
     assert "checkers(first: int = 0)" in done.stdout
     assert "Every other patch." in done.stdout
     assert "blockwise(" in done.stdout
@@ -108,4 +108,4 @@ def test_a_plug_in_that_fails_to_import_stops_everything_with_its_own_error(tmp_
     done = _list(_installed(tmp_path, "broken_masks"))
     assert done.returncode == 2
     assert "out of cheese" in done.stderr
-    assert "stranger" in done.stderr
+    assert "third-party" in done.stderr

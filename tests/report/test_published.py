@@ -86,6 +86,7 @@ def check_that_tables_follow_from_records(copy, root):
         assert text == (copy / file).read_text(), file
 
 
+# without a case until 0.2 publishes its first table; those of 0.1 are checked above
 @pytest.mark.parametrize("copy", PUBLISHED, ids=lambda path: path.name)
 def test_the_tables_of_a_published_grid_follow_from_its_records_byte_for_byte(copy, tmp_path):
     check_that_tables_follow_from_records(copy, tmp_path)

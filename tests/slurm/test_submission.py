@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
-from mimbench.errors import Interrupted, RunFailed, UserError
+from mimbench.errors import RunFailed, UserError
 from mimbench.plan.graph import Planned, make_plan
 from mimbench.runtime import Stop
 from mimbench.slurm import job, queue
@@ -173,28 +173,49 @@ def test_a_task_that_squeue_shows_only_by_name_is_found_and_a_foreign_job_is_not
 # jobs
 
 
-def test_a_job_whose_run_is_held_is_requeued_after_a_while(pretraining, monkeypatch):
+@pytest.fixture
+def started(pretraining, monkeypatch):
+    """Starts job 17 of a run that this process holds; returns the list of the jobs that were requeued."""
     store, folder = pretraining
+    requeued = []
     monkeypatch.setattr(job, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(job, "HELD_SECONDS", 0.05)
     monkeypatch.setattr(Ranks, "here", lambda: Ranks(0, 0, 1))
+    monkeypatch.setattr(queue, "state_of", lambda name: "RUNNING")
+    monkeypatch.setattr(queue, "requeue", requeued.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    # the process of these tests keeps its output, its signal handlers and its path, and survives
+    monkeypatch.setattr(job, "log_to", lambda path: None)
+    monkeypatch.setattr(Stop, "listen", lambda stop: None)
+    monkeypatch.setattr(Stop, "ignore", lambda stop: None)
+    monkeypatch.setattr(job.sys, "path", [*job.sys.path])
+    monkeypatch.setattr(job.os, "_exit", lambda code: pytest.fail("the job took the run for done"))
+    limits = {"grace_seconds": 15, "max_requeues": 2, "max_stalled_requeues": 9}
+
+    def start():
+        job.RunJob(str(store.root), folder.name, {}, limits, "")()
+        return requeued
+
     lease = folder.acquire()
-    with pytest.raises(Interrupted, match="another live process holds this run"):
-        job._execute(store, folder.name, Stop(), {})
-    assert not folder.attempts()
+    yield start
     lease.release()
 
 
-def test_only_a_jobs_own_starts_of_the_run_count_against_its_limits(pretraining, monkeypatch):
+def test_a_job_whose_run_is_held_is_requeued_after_a_while(started, pretraining, capsys):
+    assert started() == ["17"]
+    assert "requeued" in capsys.readouterr().out
+    assert not pretraining[1].attempts()
+
+
+def test_only_a_jobs_own_starts_of_the_run_count_against_its_limits(started, pretraining, monkeypatch):
     """However often SLURM restarted it: it may have waited for another process."""
     _, folder = pretraining
-    limits = {"max_requeues": 2, "max_stalled_requeues": 9}
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "99")
-    folder.begin_attempt({"slurm_job": "5"})
-    job._check_limits(folder, limits)
+    for _ in range(3):
+        folder.begin_attempt({"slurm_job": "5"})
+    assert started() == ["17"]
     for _ in range(3):
         folder.begin_attempt({"slurm_job": "17"})
     with pytest.raises(RunFailed, match="requeued 3 times"):
-        job._check_limits(folder, limits)
+        started()
     assert "max_requeues is 2" in folder.last_failure()["message"]

@@ -162,7 +162,7 @@ def test_the_lease_of_a_killed_process_is_taken_over(tmp_path):
     process.join()
     lease = folder.acquire()
     assert lease is not None
-    assert len(leases._claims(folder.path)) == 1
+    assert len(list(folder.path.glob("claim-*"))) == 1
     lease.release()
 
 
@@ -189,7 +189,10 @@ def _race(path, start, results):
 
 def test_one_of_many_processes_wins_a_dead_lease(tmp_path):
     folder = made(tmp_path)
-    (folder.path / "claim-3").write_text(json.dumps({"machine": leases._machine(), "pid": 2**22 + 1, "start": "0"}))
+    lease = folder.acquire()
+    owner = folder.owner()
+    lease.release()
+    (folder.path / "claim-3").write_text(json.dumps({**owner, "pid": 2**22 + 1, "start": "0"}))  # no such process here
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     racers = [context.Process(target=_race, args=(str(folder.path), start, results)) for _ in range(8)]
@@ -331,24 +334,19 @@ def test_a_process_that_listed_the_leases_too_early_withdraws(tmp_path, monkeypa
     folder = made(tmp_path)
     holder = folder.acquire()
     (folder.path / "claim-0").rename(folder.path / "claim-1")
-    looked = iter([[]])
-    original = leases._claims
-    monkeypatch.setattr(leases, "_alive", lambda path, is_dead: True)
-
-    def early(path):
-        return next(looked, original(path))
-
-    monkeypatch.setattr(leases, "_claims", early)
+    looked, listdir = iter([[]]), os.listdir
+    monkeypatch.setattr(leases.os, "listdir", lambda path: next(looked, listdir(path)))
     assert RunFolder(folder.path).acquire() is None
-    assert original(folder.path) == [folder.path / "claim-1"]
-    holder._stop.set()
+    assert next(looked, None) is None  # the early look took place
+    holder.release()  # as a process that lost its lease, it leaves the other's
+    assert list(folder.path.glob("claim-*")) == [folder.path / "claim-1"]
 
 
 def test_a_process_that_died_without_an_error_has_failed(tmp_path):
-    from mimbench.launch.local import _record_death
+    from mimbench.launch.local import record_death
 
     folder = made(tmp_path)
-    _record_death(folder, -9)
+    record_death(folder, -9)
     assert folder.state() == "failed"
     assert "SIGKILL" in folder.last_failure()["message"]
     attempt = folder.begin_attempt({})

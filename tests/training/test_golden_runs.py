@@ -1,6 +1,6 @@
-"""Every kind of run at scale `smoke`, against figures noted before: numbers must not move without a version's being raised.
+"""Every kind of run at scale `smoke`, against recorded figures: no number may change unless a version is raised.
 
-To note them anew after raising a version:  python tests/test_golden_runs.py
+After raising a version, record them again:  python tests/training/test_golden_runs.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from mimbench import protocols
 from mimbench.config.grid import load_grid
@@ -21,7 +20,8 @@ from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
 from mimbench.store.results import Store
 
-FILE = Path(__file__).parents[1] / "golden" / "runs.json"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "tests" / "golden" / "runs.json"
 TOLERANCE = {"rel": 0.02, "abs": 0.0}  # another processor rounds differently, which training magnifies
 OF_ACCURACIES = {"rel": 0.0, "abs": 1.0}  # these jump by an image at a time
 
@@ -56,14 +56,14 @@ def versions() -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_the_numbers_of_every_kind_of_run_are_those_noted_for_its_version(tmp_path, cache):
-    noted, found = json.loads(FILE.read_text()), figures(tmp_path / "results", cache)
-    assert noted.keys() == found.keys()
-    for kind, values in noted.items():
+def test_the_numbers_of_every_kind_of_run_are_those_recorded_for_its_version(tmp_path, cache):
+    recorded, found = json.loads(FILE.read_text()), figures(tmp_path / "results", cache)
+    assert recorded.keys() == found.keys()
+    for kind, values in recorded.items():
         for key, value in values.items():
             tolerance = OF_ACCURACIES if "accuracy" in key else TOLERANCE
             assert found[kind][key] == pytest.approx(value, **tolerance), (
-                f"{kind}: raise its version, or mend what moved it"
+                f"{kind}: {key} changed: raise the version, or undo what changed it"
             )
 
 
