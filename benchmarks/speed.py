@@ -20,7 +20,9 @@ from mimbench import compat as compat
 from mimbench import env, registry
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import DataConfig, EncoderConfig, ScheduleConfig, from_spec
+from mimbench.config.terms import ViewConfig
 from mimbench.data.loading import Keyed
+from mimbench.data.rendering import copies_of, side_of
 from mimbench.data.sources import source
 from mimbench.data.views import normalize
 from mimbench.models.encoder import make_encoder, prefer_unfused_attention
@@ -31,6 +33,7 @@ from mimbench.pretrain.fit import Objective, fit
 from mimbench.pretrain.masks import AHEAD, StepMasks
 from mimbench.pretrain.optim import parameter_groups
 from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.terms import specs_of
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Progress, Runtime
 from mimbench.store.records import write_record
@@ -119,9 +122,10 @@ def parts_of_a_step() -> None:
     recipe = plan.runs[plan.rows["beit"][0]["pretrain"]].spec["recipe"]
     schedule, grid = from_spec(ScheduleConfig, recipe["schedule"]), PatchGrid.of(32, 4)
     tokenizer = make_tokenizer(recipe["tokenizer"], grid, 0)
-    new = lambda: make_pretraining(recipe, tokenizer, 0, torch.device("cpu"))
+    state = {"tokenizer": tokenizer.state_dict()}
+    new = lambda: make_pretraining(recipe, state, 0, torch.device("cpu"))
     batch = {"raw": torch.rand(BATCH, 3, 32, 32)}
-    masks, numbers = new().masks, itertools.count(0, AHEAD)
+    (masks,), numbers = new().masks.values(), itertools.count(0, AHEAD)
 
     def tokenize() -> None:
         with torch.no_grad():  # in fp32, as in the step
@@ -146,6 +150,34 @@ def parts_of_a_step() -> None:
         f"a step of the training loop, with curve, progress and checkpoints: {ratio(times, 'step', 'bare'):.3f} x the bare step"
     )
     within(ratio(times, "step", "bare"), 1.02, "a step of the loop against the bare step")
+
+
+def recipes() -> None:
+    """A training step of each recipe at tiny, views rendered before, against BEiT's."""
+    names = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.yaml"))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [{"name": name, "base": name} for name in names]
+        path = Path(folder) / "recipes.yaml"
+        path.write_text(
+            json.dumps({"name": "recipes", "base": "beit", "scale": "tiny", "protocols": ["knn"], "rows": rows})
+        )
+        plan = make_plan(load_grid(str(path), seeds=1))
+    steps = {}
+    for name in names:
+        recipe = plan.runs[plan.rows[name][0]["pretrain"]].spec["recipe"]
+        tokenizers = (make_tokenizer(term["tokenizer"], PatchGrid.of(32, 4), 0) for term in specs_of(recipe).values())
+        state = next(({"tokenizer": tokenizer.state_dict()} for tokenizer in tokenizers if tokenizer.trained), {})
+        views = {view: ViewConfig(**given) for view, given in recipe.get("views", {}).items()}
+        raw = {
+            copy: torch.rand(BATCH, 3, side_of(view, 32, 4), side_of(view, 32, 4))
+            for copy, (view, _) in copies_of(views).items()
+        }
+        batch = {"views": raw} if views else {"raw": torch.rand(BATCH, 3, 32, 32)}
+        objective = make_pretraining(recipe, state, 0, torch.device("cpu"))
+        labels = torch.zeros(BATCH, dtype=torch.int64)
+        steps[name] = bare_step(objective, from_spec(ScheduleConfig, recipe["schedule"]), {**batch, "label": labels})
+    times = interleaved(**steps)
+    print("a step against BEiT's: " + ", ".join(f"{name} {ratio(times, name, 'beit'):.2f}" for name in names))
 
 
 def fit_interleaved(
@@ -173,15 +205,20 @@ def fit_interleaved(
 
 def bare_step(objective: Objective, schedule: ScheduleConfig, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """The computation of a step, and nothing around it."""
-    optimizer, numbers = torch.optim.AdamW(parameter_groups(objective, schedule.weight_decay)), itertools.count()
+    own = objective.own_parameters()
+    groups = [*parameter_groups(objective, schedule.weight_decay, without=own), *own]
+    optimizer, numbers = torch.optim.AdamW(groups), itertools.count()
 
     def step() -> None:
-        (micro,) = objective.prepare(batch, next(numbers), Runtime())
+        number = next(numbers)
+        (micro,) = objective.prepare(batch, number, Runtime())
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16"):
             loss = objective(micro)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), schedule.clip or 1e9)
+        objective.after_backward(number)
         optimizer.step()
+        objective.after_step(number, 1)
         optimizer.zero_grad()
 
     return step
@@ -275,4 +312,5 @@ if __name__ == "__main__":
     planning()
     ten_thousand_runs()
     checkpoints()
+    recipes()  # at the end: a process that is started counts the memory of the one that starts it
     sys.exit("\n".join(["Limits missed:", *MISSED]) if MISSED else 0)

@@ -52,6 +52,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
+        Kind("checkpoint", 1, "mimbench.run.checkpoint:import_weights", lambda spec: 0.0, lambda spec: None,
+             leaves_weights=True, ranks="one"),
         Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", _tokenizer_flops,
              lambda spec: spec["training"]["batch"], leaves_weights=True),
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,

@@ -12,8 +12,8 @@ attributes and attributes set in the constructor both count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from mimbench import compat as compat  # parts may use timm and torchvision
 
 Batch = Mapping[str, Tensor]
-"""Named views of the same images: `image` (B, 3, H, W), normalized, for the encoder; `raw`, the same crop in
-[0, 1], for tokenizers. A tokenizer declares the views it reads in `views`."""
+"""One view of a batch: `image` (B, 3, H, W), normalized, as the encoder sees it; `raw`, the same in [0, 1]; `label` (B,).
+A tokenizer declares what it reads in `views`."""
+Level = Literal["patch", "image"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Encoded:
     cls: Tensor  # (B, D)
     kept: Tensor | None  # (B, K) positions of the visible patches, ascending; None: all, in order
     taps: Mapping[int, Tensor]  # raw output of the requested blocks, (B, 1 + N, D), by 0-based block
+    norm: Callable[[Tensor], Tensor] = lambda x: x  # the encoder's last LayerNorm
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,31 @@ class Masks:
     masked: Tensor  # (B, N) bool, True = masked
     predicted: Tensor  # (M,) int64: flat positions in B x N that are predicted
     kept: Tensor | None  # (B, K) int64 visible positions, where the encoder drops masked patches
-    total: int  # predicted positions of the whole global batch, over all ranks and micro-batches
+    total: int  # predicted positions of the whole global batch
+    blocks: Tensor | None = None  # (B, T, P) positions of the blocks to predict; `predicted` lists them in this order
+    weight: Tensor | None = (
+        None  # (M,) of each position, for a loss that lets images count alike; None: 1 / their number
+    )
 
     def to(self, device: torch.device) -> Masks:
-        kept = None if self.kept is None else self.kept.to(device, non_blocking=True)
-        masked, predicted = (t.to(device, non_blocking=True) for t in (self.masked, self.predicted))
-        return Masks(masked, predicted, kept, self.total)
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher makes of a view."""
+
+    encoded: Encoded
+    head: Any  # the teacher's copy of the term's decoder; None where the teacher is another row's encoder.
+    progress: float  # of the training, in [0, 1]
+
+
+def picked(encoded: Encoded, masks: Masks | None) -> Tensor:
+    """(M, D): the features at the predicted positions; without masks (B, D): the class token."""
+    return encoded.cls if masks is None else encoded.patches.flatten(0, 1).index_select(0, masks.predicted)
 
 
 Predict = Literal["masked", "all"]
@@ -78,10 +99,18 @@ class Masker(Protocol):
 
     version: ClassVar[int]
     constant_count: bool  # every image has the same number of masked patches, as encoders that drop them need
-    predict: Predict  # which positions are predicted. Optional: "masked" where a masker has no such attribute
+    predict: Predict | float  # which positions are predicted, or which share of the masked ones. Optional: "masked"
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
         """(batch, rows * columns) bool, True = masked; a function of the arguments and the generator only."""
+        ...
+
+
+class BlockMasker(Masker, Protocol):
+    """A masker that also says which blocks are predicted, each by itself; then they are what is predicted."""
+
+    def blocks(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What is masked, and the positions of the blocks, (batch, T, P)."""
         ...
 
 
@@ -102,8 +131,10 @@ class Tokenizer(nn.Module):
     """Turns images into targets, one per patch, without gradient."""
 
     version: ClassVar[int]
-    target: ClassVar[str]  # "codes": (B, N) int64, or "features": (B, N, D) float
+    target: ClassVar[str]  # codes: (B, N) int64; features: (B, N, D) float; distribution: the same, rows sum to 1
+    levels: ClassVar[tuple[Level, ...]] = ("patch",)  # image: one target per image, without the dimension N
     views: ClassVar[tuple[str, ...]] = ("raw",)
+    reads: ClassVar[Literal["views", "teacher", "student"]] = "views"  # see TeacherTokenizer, StudentTokenizer
     trained: ClassVar[bool] = False  # True: trained in a run of its own first, see TrainedTokenizer
 
     def width(self, grid: PatchGrid) -> int:
@@ -133,29 +164,100 @@ class TrainedTokenizer(Tokenizer):
         raise NotImplementedError
 
 
+class TeacherTokenizer(Tokenizer):
+    """Targets from the recipe's teacher, which sees the whole image."""
+
+    reads = "teacher"
+    whole_batch: ClassVar[bool] = False  # its targets compare the images of the whole batch
+    needs_head: ClassVar[bool] = False  # it reads `Taught.head`, which a teacher of another row does not have
+
+    def build(self, dim: int, depth: int) -> None:
+        """The teacher's dimension and number of blocks. Called once, before `width`."""
+        self.dim, self.depth = dim, depth
+
+    def taps(self) -> tuple[int, ...]:
+        """Blocks of the teacher whose raw output is read."""
+        return ()
+
+    def forward(self, taught: Taught, masks: Masks | None, level: Level) -> Tensor:  # type: ignore[override]
+        """(B, N, width) of all patches, or (B, width)."""
+        raise NotImplementedError
+
+    def own_loss(self, taught: Taught, target: Tensor) -> Tensor | None:
+        """A loss of the tokenizer's own parameters, if it learns while it is used. `target`: what it gave for this view."""
+        return None
+
+    def own_optimizer(self) -> dict[str, Any]:
+        """AdamW's settings for these parameters: constant, not clipped."""
+        return {}
+
+    def after_step(self, world: int) -> None:
+        """Once per optimizer step: statistics of all micro-batches and ranks, such as centers."""
+
+
+class StudentTokenizer(Tokenizer):
+    """The target of a view is the model's own prediction of it, with gradient; other views are compared with it."""
+
+    reads = "student"
+    levels: ClassVar[tuple[Level, ...]] = ("image",)
+
+
 class Decoder(nn.Module):
     """Predicts the targets from the encoder's features."""
 
     version: ClassVar[int]
+    whole_batch: ClassVar[bool] = False  # an image's prediction depends on the others of the batch
+    needs_blocks: ClassVar[bool] = False  # a BlockMasker's
+    needs_constant_count: ClassVar[bool] = False  # of the masker
+    needs_last: ClassVar[bool] = False  # it predicts with the decoder that `same_as` names only
     restores_grid: ClassVar[bool]  # True: takes the visible patches only and puts mask tokens in the gaps
+    levels: ClassVar[tuple[Level, ...]] = ("patch",)
+    # optional: `rows(features)`, (..., D) -> (..., width), where each prediction needs the features of its own position only.
+    # Causal attention and `self_distillation` ask for it
 
-    def build(self, dim: int, width: int, grid: PatchGrid) -> None:
-        """Create the layers: encoder dimension, size of a prediction, patches. Called once."""
+    def build(self, dim: int, width: int, grid: PatchGrid, last: Decoder | None = None) -> None:
+        """Create the layers: encoder dimension, size of a prediction, patches. Called once.
+
+        `last`: the decoder of the term that `same_as` names, whose last layers predict for this one too.
+        """
         raise NotImplementedError
 
-    def forward(self, encoded: Encoded, masks: Masks) -> Tensor:
-        """(M, width): one prediction for each position in `masks.predicted`, in that order."""
+    def check(self, dim: int) -> None:
+        """Raise a ValueError for an encoder dimension that does not suit. Called while planning, without `build`."""
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Blocks of the encoder whose raw output is read."""
+        return ()
+
+    def forward(self, encoded: Encoded, masks: Masks | None) -> Tensor:
+        """(M, width): one prediction for each position in `masks.predicted`, in that order; without masks (B, width)."""
         raise NotImplementedError
+
+    def after_backward(self, progress: float) -> None:
+        """May drop gradients, such as those of a frozen last layer."""
 
 
 class Loss(Protocol):
     """Compares predictions with targets, position by position; the engine sums and divides by the global count."""
 
     version: ClassVar[int]
-    expects: ClassVar[str]  # "codes" or "features"
+    expects: ClassVar[str]  # codes, features or distribution
+    # optional: `average = "images"` gives every image the same weight, however many of its positions are predicted
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(M, width) float32 and (M,) codes or (M, width) features -> (M,)."""
+        ...
+
+
+class WholeBatchLoss(Protocol):
+    """Compares the predictions of all images of the global batch with all their targets."""
+
+    version: ClassVar[int]
+    expects: ClassVar[str]
+    whole_batch: ClassVar[bool]  # True
+
+    def __call__(self, predictions: Tensor, targets: Tensor, mine: slice) -> Tensor:
+        """(G, width) twice, in the order of ranks, and which rows are this rank's -> (B,), of this rank's images."""
         ...
 
 

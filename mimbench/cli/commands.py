@@ -77,6 +77,10 @@ def run_grid(options: argparse.Namespace) -> int:
         from mimbench.slurm.submit import check
 
         check(plan.runs, profile)  # before any folder is made
+    from mimbench.plan.terms import check_micro_batches
+
+    recipes = [run.spec["recipe"] for run in plan.runs.values() if run.kind == "pretrain"]
+    check_micro_batches(recipes, options.micro_batch or (profile.of("pretrain").micro_batch if profile else None))
     if options.dry_run:
         code = _print_plan(plan, store)
         return dispatch.print_scripts(plan.runs, profile) if profile else code

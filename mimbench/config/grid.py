@@ -16,7 +16,7 @@ import yaml
 from mimbench import registry
 from mimbench.config.axes import Axes, tag
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.merge import Layers, find, parse, put, read_yaml
+from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
 from mimbench.config.schema import PART_KINDS, RECIPE_KEYS, Evaluation, Grid, Recipe, Row, recipe_from
 from mimbench.errors import UserError, check_known
@@ -203,25 +203,52 @@ def _parse_sets(sets: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], list[
 def _types(layers: list[Layer]) -> Layer:
     """The types of parts that --set chooses: merged first, since an argument may stand before its type."""
     types: Layer = {}
-    for kind, part in itertools.chain.from_iterable(layer.items() for layer in layers):
-        name = part.get("type") if isinstance(part, dict) else part
-        if kind in PART_KINDS and isinstance(name, str):
-            types[kind] = {"type": name}
+    for prefix, holder in itertools.chain.from_iterable(map(holders, layers)):
+        for kind in PART_KINDS:
+            part = holder.get(kind)
+            name = part.get("type") if isinstance(part, dict) else part
+            if isinstance(name, str):
+                put(types, ".".join((*prefix, kind)), {"type": name}, "--set", RECIPE_KEYS)
     return types
 
 
+def _where_present(layer: Layer, *recipes: Layer) -> Layer:
+    """A scale's values for terms, views and the teacher, only where one of the recipe's own layers has them."""
+    kept = dict(layer)
+    for key in ("terms", "views"):
+        if isinstance(layer.get(key), dict):
+            known = {name for recipe in recipes if isinstance(recipe.get(key), dict) for name in recipe[key]}
+            kept[key] = {name: value for name, value in layer[key].items() if name in known}
+    if not any(recipe.get("teacher") for recipe in recipes):
+        kept.pop("teacher", None)
+    return kept
+
+
 def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list[Layer]) -> Recipe:
-    """Base, scale, sizes of the scale, row, --set: each overrides those before it."""
-    layers = Layers()
+    """Base, scale, sizes of the scale, the base's own values at that scale, row, --set: each overrides those before it."""
+    layers, at_scales, base_path = Layers(), {}, path
     base = point.written.base or file.base
     if base is not None:
         base_path = find(base, "recipes", path)
-        layers.add(_known(read_yaml(base_path), RECIPE_KEYS, f"{base_path}"), f"{base_path}: ")
-    layers.add(scale.layer, f"{scale.path}: ")
+        recipe = _known(read_yaml(base_path), (*RECIPE_KEYS, "scales"), f"{base_path}")
+        at_scales = coerce(dict[str, Layer], recipe.pop("scales", {}), f"{base_path}: scales")
+        layers.add(recipe, f"{base_path}: ")
+    layers.add(_where_present(scale.layer, layers.value, point.layer), f"{scale.path}: ")
     layers.size_parts(scale.file.parts, f"{scale.path}: parts.")
+    if own := at_scales.get(scale.file.scale):
+        place = f"{base_path}: scales.{scale.file.scale}"
+        layers.add(_known(own, RECIPE_KEYS, place), f"{place}.")
     layers.add(point.layer, f"{point.place}.")
     for layer in sets:
+        if isinstance(layer.get("terms"), dict) and (known := layers.value.get("terms")):
+            for name in layer["terms"]:
+                check_known(f"--set terms, row '{point.written.name}'", "term", name, known)
         layers.add(layer, "--set ")
+    if layers.value.get("views"):
+        for key in ("crop", "shift", "flip", "jitter"):
+            source = layers.sources.get(f"data.{key}", "")
+            if source in (f"{point.place}.", "--set "):
+                raise UserError(f"{source}data.{key}: does nothing where a recipe has views; set it in views.NAME.")
     try:
         return recipe_from(layers.value)
     except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,22 @@ def put(target: dict[str, Any], dotted: str, value: Any, place: str, allowed: It
     target[last] = value
 
 
+def holders(layer: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The mappings that hold parts, by their path: the recipe itself and each of its terms."""
+    yield (), layer
+    terms = layer.get("terms")
+    for name, term in terms.items() if isinstance(terms, dict) else ():
+        if isinstance(term, dict):
+            yield ("terms", name), term
+
+
+def _nested(prefix: tuple[str, ...], kind: str, part: dict[str, Any]) -> dict[str, Any]:
+    layer: dict[str, Any] = {kind: part}
+    for key in reversed(prefix):
+        layer = {key: layer}
+    return layer
+
+
 class Layers:
     """Mappings merged in order; `sources` holds for each dotted path which file set it last."""
 
@@ -106,28 +122,36 @@ class Layers:
         self._sizes_source = ""
 
     def add(self, layer: dict[str, Any], source: str) -> None:
-        layer = {k: {"type": v} if k in PART_KINDS and isinstance(v, str) else v for k, v in layer.items()}
-        for kind in PART_KINDS:
-            part = layer.get(kind)
-            if isinstance(part, dict) and part.get("type", self._type(kind)) != self._type(kind):
-                self.value[kind] = {"type": part["type"]}  # another type takes none of the former type's arguments
-                self._size(kind)
+        layer = copy.deepcopy(layer)
+        for prefix, holder in holders(layer):
+            for kind in PART_KINDS:
+                part = holder.get(kind)
+                if isinstance(part, str):
+                    part = holder[kind] = {"type": part}
+                former = self._part(prefix, kind)
+                if isinstance(part, dict) and "type" in part and part["type"] != former.get("type"):
+                    former.clear()  # another type takes none of the former type's arguments
+                    self._merge(self.value, _nested(prefix, kind, {"type": part["type"]}), "", source)
+                    self._size(prefix, kind)
         self._merge(self.value, layer, "", source)
 
     def size_parts(self, sizes: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
         """Give every part the sizes of its type: those there are, and those of types that later layers choose."""
         self._sizes, self._sizes_source = sizes, source
-        for kind in PART_KINDS:
-            self._size(kind)
+        for prefix, _ in holders(self.value):
+            for kind in PART_KINDS:
+                self._size(prefix, kind)
 
-    def _size(self, kind: str) -> None:
-        name = self._type(kind)
+    def _size(self, prefix: tuple[str, ...], kind: str) -> None:
+        name = self._part(prefix, kind).get("type")
         if isinstance(name, str) and name in self._sizes.get(kind, {}):
-            self._merge(self.value, {kind: self._sizes[kind][name]}, "", self._sizes_source)
+            self._merge(self.value, _nested(prefix, kind, self._sizes[kind][name]), "", self._sizes_source)
 
-    def _type(self, kind: str) -> Any:
-        part = self.value.get(kind)
-        return part.get("type") if isinstance(part, dict) else None
+    def _part(self, prefix: tuple[str, ...], kind: str) -> dict[str, Any]:
+        found: Any = self.value
+        for key in (*prefix, kind):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
 
     def _merge(self, target: dict[str, Any], layer: dict[str, Any], prefix: str, source: str) -> None:
         for key, value in layer.items():

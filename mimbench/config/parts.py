@@ -11,17 +11,20 @@ from mimbench import registry
 from mimbench.config.coerce import coerce
 from mimbench.errors import UserError, check_known
 
+TARGETS = Literal["codes", "features", "distribution"]
+LEVELS = tuple[Literal["patch", "image"], ...]
 NOT_ARGUMENTS = ("type", "version", "origin")
 
 # What planning and training read of a part, see mimbench.parts; on its class or on the instance
 CONTRACT: dict[str, dict[str, Any]] = {
-    "tokenizer": {"version": int, "target": Literal["codes", "features"], "views": tuple[str, ...], "trained": bool,
-                  "width": Callable, "__call__": Callable},
-    "masker": {"version": int, "constant_count": bool, "predict": Literal["masked", "all"], "__call__": Callable},
-    "loss": {"version": int, "expects": Literal["codes", "features"], "__call__": Callable},
-    "decoder": {"version": int, "restores_grid": bool, "build": Callable, "__call__": Callable},
+    "tokenizer": {"version": int, "target": TARGETS, "views": tuple[str, ...], "trained": bool,
+                  "levels": LEVELS, "reads": Literal["views", "teacher", "student"], "width": Callable, "__call__": Callable},
+    "masker": {"version": int, "constant_count": bool, "predict": Literal["masked", "all"] | float, "__call__": Callable},
+    "loss": {"version": int, "expects": TARGETS, "whole_batch": bool, "__call__": Callable},
+    "decoder": {"version": int, "restores_grid": bool, "levels": LEVELS, "build": Callable, "taps": Callable,
+                "after_backward": Callable, "__call__": Callable},
 }  # fmt: skip
-OPTIONAL = ("predict",)
+OPTIONAL = ("predict", "reads", "whole_batch", "levels", "taps", "after_backward")
 
 
 def resolve(kind: str, spec: Any, place: str) -> dict[str, Any]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from mimbench.config import parts
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.ranges import Count, Fraction, NotNegative, Positive, PositiveShare, Share, Whole, between
+from mimbench.config.ranges import Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, Whole, between
+from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, ViewConfig
 from mimbench.errors import UserError
 
+NAME = Annotated[
+    str, Range("a name of letters, digits, '-' and '_'", lambda name: bool(re.fullmatch(r"\w[\w-]*", name)))
+]
+ONLY = "image"  # the one term, and the one view, of a flat recipe
 PART_KINDS = ("tokenizer", "masker", "loss", "decoder")
-RECIPE_KEYS = ("pretrain", *PART_KINDS, "encoder", "data", "schedule", "tokenizer_training")
+RECIPE_KEYS = ("pretrain", "start", *PART_KINDS, "terms", "views", "teacher", "encoder", "data", "schedule",
+               "tokenizer_training")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,9 @@ class EncoderConfig(Checked):
     positions: Literal["learned", "sincos", "none"] = "learned"
     relative_positions: Literal["none", "shared"] = "none"
     layer_scale: Positive | None = None
-    masking: Literal["token", "drop"] = "token"
+    masking: Literal["token", "drop", "none"] = "token"  # none: no view is masked
     drop_path: Fraction = 0.0
+    attention: Literal["full", "causal"] = field(default="full", metadata={"neutral": "full"})
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:
@@ -42,6 +50,8 @@ class EncoderConfig(Checked):
             raise UserError(f"{place}.relative_positions: only the encoder type 'beit' has them.")
         if self.relative_positions != "none" and self.masking == "drop":
             raise UserError(f"{place}.masking: 'drop' leaves no grid for relative positions; use 'token'.")
+        if self.attention == "causal" and (self.type != "vit" or self.masking != "none"):
+            raise UserError(f"{place}.attention: 'causal' needs the encoder type 'vit' and masking 'none'.")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class ScheduleConfig(Checked):
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     clip: Positive | None = 3.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    weight_decay_end: NotNegative | None = field(default=None, metadata={"neutral": None})  # reached by half a cosine
 
     def check(self, place: str) -> None:
         if self.warmup > self.steps:
@@ -114,14 +125,31 @@ class TokenizerTraining(ScheduleConfig):
 
 
 @dataclass(frozen=True)
+class Checkpoint(Checked):
+    """`pretrain: {weights: FILE}`: the row is that checkpoint."""
+
+    weights: str
+
+
+@dataclass(frozen=True)
+class Start(Checked):
+    """`start: {row: NAME}`: training begins from that row's encoder of the same seed."""
+
+    row: str
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One complete pre-training, without its seed. Parts are resolved specs."""
+    """One complete pre-training, without its seed. Parts are resolved specs. A flat recipe is one term."""
 
     pretrain: bool
-    tokenizer: dict[str, Any]
+    weights: str | None  # nothing is trained: the encoder is this checkpoint
+    start: str | None  # the row from whose encoder, of the same seed, training begins
     masker: dict[str, Any]
-    loss: dict[str, Any]
-    decoder: dict[str, Any]
+    terms: dict[str, TermConfig]
+    flat: bool
+    views: dict[str, ViewConfig]
+    teacher: TeacherConfig | None
     encoder: EncoderConfig
     data: DataConfig
     schedule: ScheduleConfig
@@ -185,14 +213,23 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
     def section(cls: type[T], key: str) -> T:
         return dataclass_from(cls, value.get(key, {}), f"@{key}")
 
-    resolved = {}
-    for kind in PART_KINDS:
-        if kind not in value:
-            raise UserError(f"@{kind}: missing. A recipe names a {kind}, e.g. `{kind}: {{type: NAME}}`.")
-        resolved[kind] = parts.resolve(kind, value[kind], f"@{kind}")
+    def mapping(key: str) -> dict[str, Any]:
+        found = value.get(key)
+        return coerce(dict[NAME, Any], {} if found is None else found, f"@{key}")
+
+    pretrain = value.get("pretrain", True)
+    weights = dataclass_from(Checkpoint, pretrain, "@pretrain").weights if isinstance(pretrain, dict) else None
+    start = value.get("start")
     recipe = Recipe(
-        pretrain=coerce(bool, value.get("pretrain", True), "@pretrain"),
-        **resolved,
+        pretrain=weights is None and coerce(bool, pretrain, "@pretrain"),
+        weights=weights,
+        start=None if start is None else dataclass_from(Start, start, "@start").row,
+        masker=_part("masker", value, "@"),
+        terms={name: _term(name, term, value) for name, term in mapping("terms").items()}
+        or {ONLY: _term("", {}, value)},
+        flat=not value.get("terms"),
+        views={name: dataclass_from(ViewConfig, view, f"@views.{name}") for name, view in mapping("views").items()},
+        teacher=section(TeacherConfig, "teacher") if value.get("teacher") is not None else None,
         encoder=section(EncoderConfig, "encoder"),
         data=section(DataConfig, "data"),
         schedule=section(WrittenSchedule, "schedule").resolved(),
@@ -202,6 +239,32 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
     if size % patch:
         raise UserError(f"@encoder.patch: {patch} does not divide the image size {size} (data.size).")
     return recipe
+
+
+def _part(kind: str, holder: dict[str, Any], place: str) -> dict[str, Any]:
+    if kind not in holder:
+        raise UserError(f"{place}{kind}: missing. A recipe names a {kind}, e.g. `{kind}: {{type: NAME}}`.")
+    return parts.resolve(kind, holder[kind], f"{place}{kind}")
+
+
+def _term(name: str, written: Any, recipe: dict[str, Any]) -> TermConfig:
+    """A term; what it does not say is the recipe's own."""
+    place = f"@terms.{name}." if name else "@"
+    written = coerce(dict[str, Any], written, place.removesuffix("."))
+    resolved = {}
+    for kind in TERM_PARTS:
+        own, default = written.get(kind), recipe.get(kind)
+        if isinstance(own, dict) and "same_as" not in own and isinstance(default, dict):
+            own = {**default, **own} if own.get("type", default.get("type")) == default.get("type") else own
+        shared = {}
+        if kind == "decoder" and isinstance(own, dict) and "same_as" in own:
+            shared = {"same_as": coerce(str, own["same_as"], f"{place}decoder.same_as")}
+            own = {key: value for key, value in own.items() if key != "same_as"}
+        if own or not shared:  # with `same_as` alone, the decoder is that term's
+            found = default if own is None else own
+            shared = {**_part(kind, {} if found is None else {kind: found}, place), **shared}
+        resolved[kind] = shared
+    return dataclass_from(TermConfig, {**written, **resolved}, place.removesuffix("."))
 
 
 def as_spec(config: Any) -> dict[str, Any]:

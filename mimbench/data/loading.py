@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mimbench.config.schema import ScheduleConfig
+from mimbench.config.terms import ViewConfig
+from mimbench.data.rendering import render
 from mimbench.data.sampling import BatchSampler
 from mimbench.data.views import Images
 from mimbench.runtime import Runtime
 
 
 class Keyed(Dataset[Any]):
-    """Augmented images by (epoch, index), a whole batch at once."""
+    """Augmented images by (epoch, index), a whole batch at once; or the `views` of a recipe, by name."""
 
-    def __init__(self, images: Images, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(
+        self, images: Images, seed: int, views: dict[str, ViewConfig] | None = None, patch: int | None = None
+    ) -> None:
+        self.images, self.seed, self.views, self.patch = images, seed, views, patch
         self.labels = torch.from_numpy(images.labels)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Tensor]:
-        return {"raw": self.images.augmented(self.seed, keys), "label": self.labels[[index for _, index in keys]]}
+    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
+        labels = self.labels[[index for _, index in keys]]
+        if not self.views:
+            return {"raw": self.images.augmented(self.seed, keys), "label": labels}
+        table, size = np.asarray(keys, np.int64), self.images.config.size
+        rendered = render(self.images.source, table, self.views, size, self.patch or 1, self.seed)
+        return {"views": rendered, "label": labels}
 
 
 def training_stream(

@@ -52,10 +52,12 @@ class Images:
 
     def _image(self, index: int) -> Image.Image:
         found = self.source[index]
-        if isinstance(found, np.ndarray):
-            return Image.fromarray(found)
-        with Image.open(found) as image:
-            return image.convert("RGB")
+        return Image.fromarray(found) if isinstance(found, np.ndarray) else open_image(found)
+
+
+def open_image(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def check_available(place: str, requested: int | None, available: int) -> None:
@@ -107,6 +109,18 @@ def _center_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+def crop_box(width: int, height: int, crop: tuple[float, float] | None, draws: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random resized crop, aspect 3/4 to 4/3; without `crop` the whole image."""
+    if crop is None:
+        return 0, 0, width, height
+    low, high = crop
+    area = width * height * (low + (high - low) * draws[1])
+    aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * draws[2])
+    cut_width = min(width, max(1, round(float(np.sqrt(area * aspect)))))
+    cut_height = min(height, max(1, round(float(np.sqrt(area / aspect)))))
+    return int(draws[3] * (width - cut_width + 1)), int(draws[4] * (height - cut_height + 1)), cut_width, cut_height
+
+
 def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
     """Random resized crop (area in config.crop, aspect 3/4 to 4/3) or shift, flip, color jitter, from eight draws."""
     if config.crop is None:
@@ -115,12 +129,7 @@ def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.nd
             _shift_and_flip(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0]
         )
     else:
-        low, high = config.crop
-        area = image.width * image.height * (low + (high - low) * draws[1])
-        aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * draws[2])
-        width = min(image.width, max(1, round(float(np.sqrt(area * aspect)))))
-        height = min(image.height, max(1, round(float(np.sqrt(area / aspect)))))
-        left, top = int(draws[3] * (image.width - width + 1)), int(draws[4] * (image.height - height + 1))
+        left, top, width, height = crop_box(*image.size, config.crop, draws)
         view = image.resize(
             (config.size, config.size), Image.Resampling.BICUBIC, (left, top, left + width, top + height)
         )

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
         x = self.body.patch_embed(images)  # (B, N, D)
-        positions = self.body.pos_embed  # (1, 1 + N, D) or None
+        positions = self._positions(images)  # (1, 1 + N, D) or None
         if masks is not None and self.mask_token is not None:
             x = torch.where(masks.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         if positions is not None:
@@ -61,6 +62,9 @@ class Encoder(nn.Module):
         x = self.body.pos_drop(x)
         bias = getattr(self.body, "rel_pos_bias", None)
         shared = {} if bias is None else {"shared_rel_pos_bias": bias()}
+        causal = self.config.attention == "causal"
+        if causal:
+            shared["is_causal"] = True
         tapped = {}
         for index, block in enumerate(self.body.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -70,7 +74,18 @@ class Encoder(nn.Module):
             if index in taps:
                 tapped[index] = x
         x = self.body.norm(x)
-        return Encoded(patches=x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped)
+        if causal:  # the last token has seen all; in pre-training, place i holds what was seen before patch i
+            patches = x[:, 1:] if masks is None else x[:, :-1]
+            return Encoded(patches, cls=x[:, -1], kept=None, taps=tapped, norm=self.body.norm)
+        return Encoded(x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped, norm=self.body.norm)
+
+    def _positions(self, images: Tensor) -> Tensor | None:
+        """Interpolated for images of another size."""
+        positions = self.body.pos_embed
+        rows, columns = (side // self.grid.patch for side in images.shape[-2:])
+        if positions is None or (rows, columns) == (self.grid.rows, self.grid.columns):
+            return positions
+        return resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=1)
 
     def layer_of(self, name: str) -> int:
         """For layer-wise decay: 0 before the blocks, l for block l (from 1), depth + 1 after them."""
@@ -100,6 +115,7 @@ def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
                     use_shared_rel_pos_bias=config.relative_positions == "shared")  # fmt: skip
     else:
         body = VisionTransformer(**common, pos_embed="none" if config.positions == "none" else "learn")
+    body.patch_embed.strict_img_size = False  # views may be smaller
     if config.positions == "sincos":
         side = size // config.patch
         body.pos_embed = nn.Parameter(sincos(side, side, config.dim, cls=True).unsqueeze(0), requires_grad=False)

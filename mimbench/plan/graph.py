@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mimbench import env, protocols, registry
-from mimbench.config.schema import PART_KINDS, EncoderConfig, Grid, Row, as_spec
+from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS
-from mimbench.plan.pairing import check_protocols, check_row
-from mimbench.store.files import fingerprint
+from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
+from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
+
+Trainings = dict[str, dict[str, dict[str, Any]]]  # specs by row and role
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Plan:
     runs: dict[str, Planned] = field(default_factory=dict)
     rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
+    files: dict[str, Path] = field(default_factory=dict)  # foreign checkpoints by their sha256
     uses: dict[str, int] = field(default_factory=dict)
 
     def add(self, spec: dict[str, Any]) -> str:
@@ -70,13 +74,23 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, columns, sources)
     for row in grid.rows:
-        trained = trainings[row.name] if row.recipe.pretrain else None
-        plan.keys[row.name] = fingerprint([trained, _evaluated(row.recipe.encoder), evaluations])
+        trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights else None
+        behind = _behind(row, grid, trainings)
+        plan.keys[row.name] = fingerprint([trained, architecture(row.recipe.encoder), evaluations, *behind])
+        if row.recipe.weights is not None:
+            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = Path(row.recipe.weights)
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
-                plan.rows[row.name][seed] = _plan_row(plan, row, seed, trainings[row.name], evaluations)
+                plan.rows[row.name][seed] = _plan_row(plan, row, seed, trainings, evaluations)
     return plan
+
+
+def _behind(row: Row, grid: Grid, trainings: Trainings) -> list[Any]:
+    """By role, the trainings that a row builds on, and what these build on; empty for a row that builds on none."""
+    rows = {other.name: other for other in grid.rows}
+    roles = edges(row.recipe) if row.recipe.pretrain else {}
+    return [[role, trainings[name], *_behind(rows[name], grid, trainings)] for role, name in sorted(roles.items())]
 
 
 def _columns(grid: Grid, precision: str) -> list[protocols.ProtocolSpec]:
@@ -97,15 +111,39 @@ def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> d
     """The specs of a row's training runs, without seed and parents."""
     recipe = row.recipe
     data = {**as_spec(recipe.data), **sources(recipe.data.name).facts(recipe.data)}
-    full = {**{kind: getattr(recipe, kind) for kind in PART_KINDS}, "encoder": as_spec(recipe.encoder), "data": data,
+    full = {**_objective_spec(recipe), "encoder": as_spec(recipe.encoder), "data": data,
             "schedule": _resolved(recipe.schedule, precision)}  # fmt: skip
     specs: dict[str, dict[str, Any]] = {"pretrain": {"kind": "pretrain", "recipe": full}}
-    if registry.build("tokenizer", recipe.tokenizer).trained:
-        training = _resolved(recipe.tokenizer_training, precision)
-        images = training.pop("images") or data["images"]
-        specs["tokenizer"] = {"kind": "tokenizer", "tokenizer": recipe.tokenizer, "training": training,
-                              "patch": recipe.encoder.patch, "data": {**data, "images": images}}  # fmt: skip
-    return {kind: {**spec, "version": KINDS[kind].version, "threads": grid.threads} for kind, spec in specs.items()}
+    for name, term in recipe.terms.items():
+        if registry.build("tokenizer", term.tokenizer).trained:
+            training = _resolved(recipe.tokenizer_training, precision)
+            images = training.pop("images") or data["images"]
+            role = "tokenizer" if recipe.flat else f"tokenizer.{name}"
+            specs[role] = {"kind": "tokenizer", "tokenizer": term.tokenizer, "training": training,
+                           "patch": recipe.encoder.patch, "data": {**data, "images": images}}  # fmt: skip
+    if recipe.weights is not None:
+        weights = {"sha256": sha256_file(Path(recipe.weights))}
+        specs = {"checkpoint": {"kind": "checkpoint", "weights": weights, "encoder": architecture(recipe.encoder),
+                                "size": recipe.data.size}}  # fmt: skip
+    return {
+        role: {**spec, "version": KINDS[spec["kind"]].version, "threads": grid.threads} for role, spec in specs.items()
+    }
+
+
+def _objective_spec(recipe: Recipe) -> dict[str, Any]:
+    """Masker and terms; of a flat recipe its parts, as before there were terms."""
+    if recipe.flat:
+        term = recipe.terms[ONLY]
+        spec = {"tokenizer": term.tokenizer, "masker": recipe.masker, "loss": term.loss, "decoder": term.decoder}
+    else:
+        spec = {"masker": recipe.masker, "terms": {name: as_spec(term) for name, term in recipe.terms.items()}}
+    if recipe.views:
+        spec["views"] = {name: as_spec(view) for name, view in recipe.views.items()}
+    if recipe.teacher is not None:
+        moving = {key: value for key, value in as_spec(recipe.teacher).items() if key != "row"}
+        frozen = recipe.teacher.row is not None  # which one is an edge
+        spec["teacher"] = {"keep": "student", "frozen": True} if frozen else {**moving, "frozen": False}
+    return spec
 
 
 def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec], sources: Sources) -> list[dict[str, Any]]:
@@ -126,27 +164,38 @@ def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec], sources
     return specs
 
 
+def _train(plan: Plan, row: Row, seed: int, trainings: Trainings) -> dict[str, str]:
+    """The runs behind a row's encoder at one seed, by role: its own, after those of the rows it builds on."""
+    recipe, specs = row.recipe, trainings[row.name]
+    if recipe.weights is not None:
+        return {"checkpoint": plan.add({**specs["checkpoint"], "seed": 0, "parents": {}})}  # the same for all seeds
+    if not recipe.pretrain:
+        return {}
+    rows = {other.name: other for other in plan.grid.rows}
+    runs = {role: plan.add({**spec, "seed": seed}) for role, spec in specs.items() if role != "pretrain"}
+    parents = dict(runs)
+    for role, name in edges(recipe).items():
+        parents[role] = encoder_of(_train(plan, rows[name], seed, trainings))
+    return {**runs, "pretrain": plan.add({**specs["pretrain"], "seed": seed, "parents": parents})}
+
+
+def encoder_of(runs: dict[str, str]) -> str:
+    """The run that leaves the encoder."""
+    return runs["checkpoint"] if "checkpoint" in runs else runs["pretrain"]
+
+
 def _plan_row(
-    plan: Plan, row: Row, seed: int, trainings: dict[str, dict[str, Any]], evaluations: list[dict[str, Any]]
+    plan: Plan, row: Row, seed: int, trainings: Trainings, evaluations: list[dict[str, Any]]
 ) -> dict[str, str]:
-    """One row at one seed: tokenizer, pre-training, evaluations. Returns their names by kind."""
-    runs: dict[str, str] = {}
-    tokenizer: dict[str, str] = {}
-    parents: dict[str, str] = {}
-    if row.recipe.pretrain:
-        if "tokenizer" in trainings:
-            runs["tokenizer"] = tokenizer["tokenizer"] = plan.add({**trainings["tokenizer"], "seed": seed})
-        spec = {**trainings["pretrain"], "seed": seed, "parents": tokenizer}
-        runs["pretrain"] = parents["encoder"] = plan.add(spec)
-    encoder = _evaluated(row.recipe.encoder)
+    """One row at one seed: its training, then its evaluations. Returns their names by role or kind."""
+    trained = _train(plan, row, seed, trainings)
+    runs = {role.partition(".")[0]: run for role, run in reversed(trained.items())}  # one tokenizer per row is shown
+    runs = dict(reversed(runs.items()))
+    parents = {"encoder": encoder_of(runs)} if runs else {}
+    encoder = architecture(row.recipe.encoder)
     for spec in evaluations:
         runs[spec["kind"]] = plan.add({**spec, "encoder": encoder, "seed": seed, "parents": parents})
     return runs
-
-
-def _evaluated(encoder: EncoderConfig) -> dict[str, Any]:
-    """An encoder without what matters in pre-training alone."""
-    return {k: v for k, v in as_spec(encoder).items() if k not in ("masking", "drop_path")}
 
 
 def wanted(runs: dict[str, Planned], store: Store) -> dict[str, Planned]:

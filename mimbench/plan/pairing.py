@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from mimbench import registry
-from mimbench.config.schema import PART_KINDS, EncoderConfig, Grid, Recipe, Row
+from mimbench.config.schema import EncoderConfig, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources
-from mimbench.errors import UserError
-from mimbench.parts import PatchGrid
+from mimbench.errors import UserError, unknown
+from mimbench.plan.terms import check_terms
 from mimbench.protocols import ProtocolSpec
 
 
@@ -41,11 +39,11 @@ def check_row(row: Row, columns: list[ProtocolSpec], grid: Grid, sources: Source
         raise UserError(f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {size} px.")
     side = recipe.data.size // recipe.encoder.patch
     if recipe.pretrain:
-        parts = {kind: registry.build(kind, getattr(recipe, kind)) for kind in PART_KINDS}
-        title = {kind: f"{kind} '{getattr(recipe, kind)['type']}'" for kind in PART_KINDS}
-        _check_parts(parts, title, recipe.encoder.masking, place)
+        ancestors(row, grid)
         _check_images(recipe, sources, place)
-        _check_on_grid(parts, title, recipe.encoder, side, place)
+        check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
+    if recipe.weights is not None:
+        _check_checkpoint(Path(recipe.weights), recipe, f"{place}: pretrain.weights")
     for column in columns:
         smallest = min(column.settings.get("rescales", [1]))  # of a feature pyramid's maps
         if side * smallest < 1:
@@ -55,31 +53,63 @@ def check_row(row: Row, columns: list[ProtocolSpec], grid: Grid, sources: Source
             )
 
 
-def _check_parts(parts: dict[str, Any], title: dict[str, str], masking: str, place: str) -> None:
-    """What the parts declare of themselves."""
-    target, expects = parts["tokenizer"].target, parts["loss"].expects
-    if target != expects:
-        raise UserError(
-            f"{place}: {title['tokenizer']} gives {target}, {title['loss']} expects {expects}."
-            f"{_fitting('loss', 'expects', target)}"
-        )
-    if masking == "drop" and not parts["decoder"].restores_grid:
-        raise UserError(
-            f"{place}: encoder.masking 'drop' encodes only visible patches; {title['decoder']} does not restore the grid."
-            f"{_fitting('decoder', 'restores_grid', True)} Or use encoder.masking 'token'."
-        )
-    if masking == "drop" and not parts["masker"].constant_count:
-        raise UserError(
-            f"{place}: encoder.masking 'drop' needs the same number of masked patches in every image; {title['masker']} "
-            f"as configured varies it.{_fitting('masker', 'constant_count', True)} Or use encoder.masking 'token'."
-        )
+def edges(recipe: Recipe) -> dict[str, str]:
+    """The rows whose encoders a pre-training builds on, by role; none without pre-training."""
+    if not recipe.pretrain:
+        return {}
+    named = {"teacher": recipe.teacher.row if recipe.teacher else None, "start": recipe.start}
+    return {role: name for role, name in named.items() if name is not None}
 
 
-def _fitting(kind: str, attribute: str, value: Any) -> str:
-    """The registered parts whose class declares what is needed."""
-    classes = sorted(registry.REGISTRIES[kind].module_dict.items())
-    names = [name for name, cls in classes if getattr(cls, attribute, None) == value]
-    return f" Allowed: {', '.join(names)}." if names else ""
+def _teacher(recipe: Recipe, grid: Grid) -> EncoderConfig:
+    """The teacher's encoder: that of another row, or one like the student's."""
+    other = recipe.teacher.row if recipe.teacher else None
+    return next((row.recipe.encoder for row in grid.rows if row.name == other), recipe.encoder)
+
+
+def architecture(encoder: EncoderConfig) -> dict[str, Any]:
+    """An encoder without what matters in pre-training alone."""
+    return {key: value for key, value in as_spec(encoder).items() if key not in ("masking", "drop_path")}
+
+
+def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
+    """The rows that a row builds on, each before those that build on it."""
+    rows, found = {other.name: other for other in grid.rows}, []
+    for role, name in edges(row.recipe).items():
+        place = f"{grid.config}: row '{row.name}': {role}.row"
+        if name not in rows:
+            raise unknown(place, "row", name, rows)
+        other = rows[name]
+        if name in (*below, row.name):
+            raise UserError(f"{place}: '{name}' builds on this row itself.")
+        if not other.recipe.pretrain and other.recipe.weights is None:
+            raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
+        theirs, ours = architecture(other.recipe.encoder), architecture(row.recipe.encoder)
+        differing = [f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in {**ours, **theirs}
+                     if theirs.get(key) != ours.get(key)]  # fmt: skip
+        if role == "start" and differing:
+            raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(differing)}); both need the same.")
+        if other.recipe.data.size != row.recipe.data.size or other.recipe.encoder.patch != row.recipe.encoder.patch:
+            raise UserError(f"{place}: '{name}' has another grid of patches ({_grid(other)} there, {_grid(row)} here).")
+        found += [*ancestors(other, grid, (*below, row.name)), name]
+    return list(dict.fromkeys(found))
+
+
+def _grid(row: Row) -> str:
+    return f"{row.recipe.data.size} px in patches of {row.recipe.encoder.patch}"
+
+
+def _check_checkpoint(path: Path, recipe: Recipe, place: str) -> None:
+    """By loading it: a wrong file is noticed before anything is computed."""
+    if not path.is_file():
+        raise UserError(f"{place}: no file {path}.")
+    from mimbench.models.encoder import make_encoder  # with timm, for plans with such a row only
+    from mimbench.models.foreign import load_into, read_tensors
+
+    try:
+        load_into(make_encoder(recipe.encoder, recipe.data.size, 0, masked=False), read_tensors(path), path)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _check_images(recipe: Recipe, sources: Sources, place: str) -> None:
@@ -88,19 +118,3 @@ def _check_images(recipe: Recipe, sources: Sources, place: str) -> None:
         sources(recipe.data.name).check_counts({"train": count}, f"{place}: {key}.images")
     if training.crop is not None and training.crop % patch:
         raise UserError(f"{place}: tokenizer_training.crop: {training.crop} is not a multiple of the patch, {patch}.")
-
-
-def _check_on_grid(parts: dict[str, Any], title: dict[str, str], encoder: EncoderConfig, side: int, place: str) -> None:
-    """Draw masks and build the tokenizer once: what depends on the number of patches fails here."""
-    masker, tokenizer = parts["masker"], parts["tokenizer"]
-    try:
-        masks = masker(8, (side, side), torch.Generator().manual_seed(0))
-        if tokenizer.trained:
-            with torch.random.fork_rng(devices=[]):  # on the device "meta" random numbers would import half of torch
-                tokenizer.build(PatchGrid(side, side, encoder.patch))
-    except (ValueError, RuntimeError, MemoryError) as error:  # the last two for a size that exceeds memory
-        raise UserError(f"{place}: {title['masker']} or {title['tokenizer']} fails in this size: {error}") from error
-    if getattr(masker, "predict", "masked") == "masked" and not masks.any():
-        raise UserError(f"{place}: {title['masker']} masks nothing, so it needs predict: all.")
-    if encoder.masking == "drop" and masks.all():
-        raise UserError(f"{place}: {title['masker']} masks every patch; encoder.masking 'drop' needs visible ones.")

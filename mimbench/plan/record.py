@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from mimbench import registry
-from mimbench.config.schema import Row
+from mimbench.config.schema import ONLY, Row
 from mimbench.plan.graph import Plan
+from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import Store
@@ -16,6 +18,8 @@ from mimbench.store.results import Store
 def prepare(plan: Plan, store: Store) -> None:
     """Write the specs and the record. A folder that holds another spec under its name stops everything here."""
     store.check_writable()
+    for sha256, path in plan.files.items():
+        store.import_file(sha256, path)
     map_threads(lambda run: store.run(run.name).create(run.spec), plan.runs.values())
     for folder in map(store.run, plan.runs):
         if folder.done():
@@ -78,9 +82,18 @@ def record(plan: Plan) -> dict[str, Any]:
 def describe(row: Row) -> str:
     """A row in a few words: tokenizer, masking, loss, steps."""
     recipe = row.recipe
+    if recipe.weights is not None:
+        return f"checkpoint {Path(recipe.weights).name}"
     if not recipe.pretrain:
         return "no pre-training"
     where = getattr(registry.build("masker", recipe.masker), "predict", "masked")
     masker = "no" if recipe.masker["type"] == "none" else recipe.masker["type"]
-    what = f"{recipe.tokenizer['type']}, {masker} masking, {recipe.loss['type']} over {where} positions"
-    return f"{what}, {recipe.schedule.steps} steps"
+    if recipe.flat:
+        term = recipe.terms[ONLY]
+        over = f"{where} of the masked" if isinstance(where, float) else where
+        what = f"{term.tokenizer['type']}, {masker} masking, {term.loss['type']} over {over} positions"
+    else:
+        terms = (f"{name}: {term.tokenizer['type']}, {term.loss['type']}" for name, term in recipe.terms.items())
+        what = "; ".join([*terms, f"{masker} masking"])
+    built_on = "".join(f", {role} {name}" for role, name in edges(recipe).items())
+    return f"{what}, {recipe.schedule.steps} steps{built_on}"

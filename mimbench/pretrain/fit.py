@@ -21,7 +21,7 @@ from mimbench.data.sampling import derive
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.checkpoint import Checkpoint
 from mimbench.pretrain.curve import LOG_EVERY, Curve
-from mimbench.pretrain.optim import learning_rate, parameter_groups
+from mimbench.pretrain.optim import parameter_groups, set_rates
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights, save_weights
 
@@ -38,6 +38,16 @@ class Objective(nn.Module):
     def forward(self, micro: Any) -> Tensor:
         """The micro-batch's share of the loss: summed over all micro-batches and ranks it is the loss of the step."""
         raise NotImplementedError
+
+    def after_backward(self, step: int) -> None:
+        """Before gradients are clipped."""
+
+    def after_step(self, step: int, world: int) -> None:
+        """After the update: `step` updates were made."""
+
+    def own_parameters(self) -> list[dict[str, Any]]:
+        """AdamW's parameter groups with settings of their own: constant rates, not clipped."""
+        return []
 
 
 def fit(
@@ -64,7 +74,11 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
     _set_activation_checkpointing(objective, runtime.activation_checkpointing)
     objective.to(device).train()
-    groups = parameter_groups(objective, schedule.weight_decay, lr_scale)
+    own = objective.own_parameters()
+    groups = parameter_groups(objective, schedule.weight_decay, lr_scale, without=own)
+    apart = {id(parameter) for group in own for parameter in group["params"]}
+    clipped = [parameter for parameter in objective.parameters() if id(parameter) not in apart]
+    groups += own
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=device.type == "cuda")
     checkpoint = Checkpoint(folder / "checkpoint.pt", objective, optimizer, runtime)
     step, loss_sum = checkpoint.restore()
@@ -74,9 +88,7 @@ def fit(
 
     while step < schedule.steps:
         batch = next(batches)
-        lr = learning_rate(schedule, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+        lr = set_rates(optimizer, schedule, step)
         torch.manual_seed(derive(seed, "step", step, runtime.rank))  # dropout, drop path, Gumbel noise
 
         micro_batches = objective.prepare(batch, step, runtime)
@@ -87,13 +99,15 @@ def fit(
                     loss = model(to_device(micro, device))
                 (loss * runtime.world).backward()  # DDP takes the mean over ranks; the loss is a sum
             loss_sum += loss.detach()
+        objective.after_backward(step)
         norm = None
         if schedule.clip is not None:
-            norm = nn.utils.clip_grad_norm_(objective.parameters(), schedule.clip)
+            norm = nn.utils.clip_grad_norm_(clipped, schedule.clip)
         optimizer.step()
         optimizer.zero_grad()
 
         step += 1
+        objective.after_step(step, runtime.world)
         if step % LOG_EVERY == 0 or step == schedule.steps:
             log.log(step, loss_sum, lr, norm)
         runtime.progress(step, schedule.steps)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from mimbench.data.sampling import generator
-from mimbench.parts import Masker, Masks, PatchGrid
+from mimbench.parts import Masks, PatchGrid
 from mimbench.runtime import Runtime
 
 # Steps whose masks are drawn together: alone, a masker finds its code and tables gone from the processor's caches, and takes
@@ -16,9 +18,21 @@ AHEAD = 8
 
 
 class StepMasks:
-    def __init__(self, masker: Masker, grid: PatchGrid, *, drop: bool, seed: int) -> None:
-        self.masker, self.grid, self.drop, self.seed = masker, (grid.rows, grid.columns), drop, seed
-        self.predict_all = getattr(masker, "predict", "masked") == "all"
+    """The masks of one view. `names` tell its draws from those of other views; the only view has none."""
+
+    def __init__(
+        self,
+        masker: Any,
+        grid: PatchGrid,
+        *,
+        drop: bool,
+        seed: int,
+        weighted: bool = False,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self.masker, self.grid, self.drop, self.seed, self.names = masker, (grid.rows, grid.columns), drop, seed, names
+        self.weighted = weighted  # a loss lets images count alike
+        self.predict: Any = getattr(masker, "predict", "masked")
         self._drawn: dict[tuple[int, int], Masks] = {}
 
     def micro_batches(self, share: int, step: int, runtime: Runtime) -> list[Masks]:
@@ -27,8 +41,11 @@ class StepMasks:
         size = min(runtime.micro_batch or share, share)
         if size == share and runtime.world == 1:
             return [whole]
-        mine = whole.masked[runtime.rank * share : (runtime.rank + 1) * share]
-        return [self._with_positions(masked, whole.total) for masked in mine.split(size)]
+        first = runtime.rank * share
+        return [
+            self._cut(whole, slice(start, min(start + size, first + share)))
+            for start in range(first, first + share, size)
+        ]
 
     def whole(self, batch: int, step: int) -> Masks:
         """A function of (seed, step), whichever steps were asked for before."""
@@ -37,11 +54,45 @@ class StepMasks:
         return self._drawn.pop((batch, step))
 
     def _draw(self, batch: int, step: int) -> Masks:
-        return self._with_positions(self.masker(batch, self.grid, generator(self.seed, "masks", step)))
+        rng = generator(self.seed, "masks", step, *self.names)
+        if hasattr(self.masker, "blocks"):
+            masked, blocks = self.masker.blocks(batch, self.grid, rng)
+            return self._with_positions(masked, None, blocks, blocks.numel())
+        masked = self.masker(batch, self.grid, rng)
+        chosen = self._share_of(masked, step) if isinstance(self.predict, float) else masked
+        return self._with_positions(masked, chosen, None, None)
 
-    def _with_positions(self, masked: Tensor, total: int | None = None) -> Masks:
+    def _share_of(self, masked: Tensor, step: int) -> Tensor:
+        """A part of each image's masked patches, at random."""
+        noise = torch.rand(masked.shape, generator=generator(self.seed, "predict", step, *self.names))
+        rank = noise.masked_fill_(~masked, 2.0).argsort(1).argsort(1)
+        counts = (masked.sum(1, keepdim=True) * self.predict).round().clamp_(min=1)
+        return (rank < counts) & masked
+
+    def _cut(self, whole: Masks, rows: slice) -> Masks:
+        """Some images of the whole batch."""
+        count, patches = whole.masked.shape
+        if self.predict == "all" or whole.blocks is not None:
+            chosen = None
+        else:
+            chosen = torch.zeros(count * patches, dtype=torch.bool)
+            chosen[whole.predicted] = True
+            chosen = chosen.view(count, patches)[rows]
+        blocks = None if whole.blocks is None else whole.blocks[rows]
+        return self._with_positions(whole.masked[rows], chosen, blocks, whole.total)
+
+    def _with_positions(self, masked: Tensor, chosen: Tensor | None, blocks: Tensor | None, total: int | None) -> Masks:
         """Positions to keep and to predict as index lists, so that no gather on the device has to count them."""
         mask = masked.numpy()  # numpy's lists are faster, and these are made at each step
-        predicted = torch.arange(mask.size) if self.predict_all else torch.from_numpy(np.flatnonzero(mask))
+        weight = None
+        if blocks is not None:
+            predicted = (blocks + torch.arange(len(blocks)).view(-1, 1, 1) * mask.shape[1]).flatten()
+        elif chosen is None or self.predict == "all":
+            predicted = torch.arange(mask.size)
+        else:
+            predicted = torch.from_numpy(np.flatnonzero(chosen.numpy()))
+            if self.weighted:
+                counts = chosen.sum(1)
+                weight = (1 / counts.clamp(min=1)).repeat_interleave(counts)
         kept = torch.from_numpy(np.nonzero(~mask)[1].reshape(len(mask), -1)) if self.drop else None
-        return Masks(masked, predicted, kept, len(predicted) if total is None else total)
+        return Masks(masked, predicted, kept, len(predicted) if total is None else total, blocks, weight)

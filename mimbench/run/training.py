@@ -7,14 +7,16 @@ from typing import Any
 import torch
 
 from mimbench.config.schema import DataConfig, ScheduleConfig, TokenizerTraining, from_spec
+from mimbench.config.terms import ViewConfig
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import derive
 from mimbench.data.sources import source
 from mimbench.parts import PatchGrid
+from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
-from mimbench.run.weights import keep_weights, parent_weights
+from mimbench.run.weights import encoder_config, keep_weights, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.results import RunFolder, Store
 from mimbench.store.weights import load_weights
@@ -49,18 +51,20 @@ def train_tokenizer(
 def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
     recipe = spec["recipe"]
     data, schedule = from_spec(DataConfig, recipe["data"]), from_spec(ScheduleConfig, recipe["schedule"])
-    tokenizer = make_tokenizer(recipe["tokenizer"], PatchGrid.of(data.size, recipe["encoder"]["patch"]), spec["seed"])
-    parents = {}
-    if tokenizer.trained:
-        path, parents["tokenizer"] = parent_weights(store, spec["parents"]["tokenizer"])
-        tokenizer.load_state_dict(load_weights(path))
-    objective = make_pretraining(recipe, tokenizer, spec["seed"], runtime.device)
+    check_micro_batches([recipe], runtime.micro_batch)
+    weights = {role: parent_weights(store, name) for role, name in spec["parents"].items()}
+    parents = {role: noted for role, (_, noted) in weights.items()}
+    state = {role: load_weights(path) for role, (path, _) in weights.items()}
+    other = encoder_config(store, spec["parents"]["teacher"]) if "teacher" in state else None
+    objective = make_pretraining(recipe, state, spec["seed"], runtime.device, other)
+    views = {name: from_spec(ViewConfig, view) for name, view in recipe.get("views", {}).items()}
     images = source(data.name).load(data, "train", store.cache).head(data.images)
     seed, curve = derive(spec["seed"], "pretraining"), folder.path / "curve.csv"
-    stream = training_stream(Keyed(images, seed), len(images), schedule, seed, runtime)
+    dataset = Keyed(images, seed, views, recipe["encoder"]["patch"])
+    stream = training_stream(dataset, len(images), schedule, seed, runtime)
     fit(objective, stream, schedule, folder.work, seed, runtime, curve=curve)
     last_loss = float(curve.read_text().strip().rsplit("\n", 1)[-1].split(",")[1]) if runtime.rank == 0 else 0.0
     return {
         "metrics": {"loss": last_loss}, "values": {}, "flags": [], "parents": parents,
-        "weights_sha256": keep_weights(folder, objective.encoder.state_dict()) if runtime.rank == 0 else "",
+        "weights_sha256": keep_weights(folder, objective.kept().state_dict()) if runtime.rank == 0 else "",
     }, schedule.steps * schedule.batch  # fmt: skip

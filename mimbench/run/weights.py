@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import RunFailed, UserError
 from mimbench.store.files import sha256_file
 from mimbench.store.results import WEIGHTS, RunFolder, Store
@@ -21,6 +22,12 @@ def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
     if sha256_file(path) != recorded:
         raise UserError(f"{path}: sha256 mismatch with result.json. Move {parent.path} away to recompute it.")
     return path, {"run": name, "weights_sha256": recorded}
+
+
+def encoder_config(store: Store, name: str) -> EncoderConfig:
+    """Of the encoder that a run leaves."""
+    spec = store.run(name).spec()
+    return from_spec(EncoderConfig, spec["recipe"]["encoder"] if "recipe" in spec else spec["encoder"])
 
 
 def keep_weights(folder: RunFolder, state: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ results/cache/                      data sets rendered or prepared here, deletab
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import traceback
@@ -22,7 +23,7 @@ from typing import Any
 from mimbench.errors import UserError
 from mimbench.kinds import KINDS
 from mimbench.store import lease
-from mimbench.store.files import fingerprint, read_json, stamp, write_atomically, write_json
+from mimbench.store.files import fingerprint, read_json, sha256_file, stamp, write_atomically, write_json
 from mimbench.store.lease import IsDead, Lease
 from mimbench.store.records import RUN_NAME, read_grid, read_record, write_record
 
@@ -221,6 +222,19 @@ class Store:
 
     def was_released(self, array: str) -> bool:
         return (self.root / "slurm" / "released" / array).exists()
+
+    def imported(self, sha256: str) -> Path:
+        """The copy of a foreign checkpoint."""
+        return self.cache / "checkpoints" / sha256
+
+    def import_file(self, sha256: str, path: Path) -> None:
+        """Copied again where the copy is damaged."""
+        target = self.imported(sha256)
+        if not target.exists() or sha256_file(target) != sha256:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise UserError(f"{path}: changed while the grid was planned. Run the command again.")
+            write_atomically(target, content)
 
     def grid_path(self, name: str, scale: str) -> Path:
         return self.root / "grids" / f"{name}.{scale}.json"

@@ -29,7 +29,7 @@ class Transformer(Decoder):
             raise ValueError(f"dim must be divisible by 4 for its sine-cosine positions, and {dim} is not.")
         self.dim, self.depth, self.heads = dim, depth, heads
 
-    def build(self, dim: int, width: int, grid: PatchGrid) -> None:
+    def build(self, dim: int, width: int, grid: PatchGrid, last: Decoder | None = None) -> None:
         self.embed = nn.Linear(dim, self.dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.dim))
         positions = sincos(grid.rows, grid.columns, self.dim, cls=True)
@@ -40,7 +40,8 @@ class Transformer(Decoder):
         nn.init.normal_(self.mask_token, std=0.02)
         self.apply(_initialize)
 
-    def forward(self, encoded: Encoded, masks: Masks) -> Tensor:
+    def forward(self, encoded: Encoded, masks: Masks | None) -> Tensor:
+        assert masks is not None
         x = self.embed(torch.cat([encoded.cls.unsqueeze(1), encoded.patches], dim=1))  # (B, 1 + K, dim)
         if encoded.kept is not None:
             x = self._restore(x, masks.masked)  # (B, 1 + N, dim)

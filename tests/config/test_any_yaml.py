@@ -14,6 +14,7 @@ from mimbench import protocols
 from mimbench.config.grid import ScaleFile, load_grid
 from mimbench.config.merge import read_yaml
 from mimbench.config.schema import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining
+from mimbench.config.terms import TeacherConfig, TermConfig, ViewConfig
 from mimbench.errors import UserError
 from mimbench.kinds import PROTOCOLS
 from mimbench.plan.graph import make_plan
@@ -32,6 +33,15 @@ SETTINGS = [
     *(f"data.{key.name}" for key in fields(DataConfig)),
     *(f"encoder.{key.name}" for key in fields(EncoderConfig)),
     *(f"tokenizer_training.{key.name}" for key in fields(TokenizerTraining)),
+    *(f"teacher.{key.name}" for key in fields(TeacherConfig)),
+    *(f"views.{view}.{key.name}" for view in ("global", "", "a.b") for key in fields(ViewConfig)),
+    *(f"terms.{term}.{key.name}" for term in ("class", "items", "") for key in fields(TermConfig)),
+    "terms.class",
+    "views.global",
+    "terms.class.decoder.same_as",
+    "terms.class.loss.type",
+    "start.row",
+    "pretrain.weights",
     *(f"protocols.{p}.{key}" for p in PROTOCOLS for key in protocols.load(p, "smoke", "test").settings),
 ]
 
@@ -42,6 +52,7 @@ PLACES = st.one_of(
     st.tuples(st.just("row"), st.sampled_from([*RECIPE_KEYS, "base", "label", "paper"])),
     st.tuples(st.just("scale"), st.sampled_from([*RECIPE_KEYS, *(key.name for key in fields(ScaleFile))])),
     st.tuples(st.just("set"), st.sampled_from(SETTINGS)),
+    st.tuples(st.just("set on dino"), st.sampled_from(SETTINGS)),
 )
 
 
@@ -54,8 +65,10 @@ def test_no_value_gives_a_traceback(tmp_path_factory, place, value):
         changes[key] = value
     if where == "row":
         changes["rows"] = [{"name": "a", key: value}]
+    if where == "set on dino":
+        changes["base"], changes["rows"] = "dino", [{"name": "a"}]
     (folder / "own.yaml").write_text(yaml.safe_dump({**SMOKE, **({key: value} if where == "scale" else {})}))
-    sets = (f"{key}={yaml.safe_dump(value, default_flow_style=True)}",) if where == "set" else ()
+    sets = (f"{key}={yaml.safe_dump(value, default_flow_style=True)}",) if where.startswith("set") else ()
     try:
         make_plan(
             load_grid(written(folder, **changes), scale=None if key == "scale" else str(folder / "own.yaml"), sets=sets)

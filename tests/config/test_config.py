@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
-from mimbench.config.schema import as_spec, from_spec
+from mimbench.config.schema import ONLY, as_spec, from_spec
 from mimbench.errors import UserError
 from mimbench.plan.graph import make_plan
 from mimbench.report.published import lookup
@@ -26,7 +26,7 @@ def test_base_then_scale_then_row_then_set(tmp_path):
     grid = load_grid(path, sets=("schedule.batch=8",))
     assert [r.recipe.schedule.lr for r in grid.rows] == [3e-3, 2e-3]  # the row's, the scale's
     assert all(r.recipe.schedule.batch == 8 for r in grid.rows)
-    assert grid.rows[0].recipe.tokenizer["vocabulary"] == 32  # the scale's size
+    assert grid.rows[0].recipe.terms[ONLY].tokenizer["vocabulary"] == 32  # the scale's size
     assert grid.rows[0].recipe.masker["type"] == "blockwise"  # the base's
 
 
@@ -76,9 +76,10 @@ def test_a_part_chosen_by_set_has_the_scales_size_in_every_row(tmp_path):
         ({"rows": [{"name": "a", "masker": "mimbench.runtime.Stop"}]}, ["not a valid masker: missing version"]),
         ({"rows": [{"name": "a", "masker": {"type": "blockwise", "version": 7}}]}, ["rows.0.masker.version", "is version 1"]),
         ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features", "Allowed: cross_entropy."]),
-        ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]}, ["drop", "'linear'", "restore", "Allowed: transformer."]),
+        ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]},
+         ["'linear'", "restore", "Allowed: cross_attention, predictor, transformer."]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}, "decoder": "transformer"}]},
-         ["'blockwise'", "same number", "Allowed: none, random."]),
+         ["'blockwise'", "same number", "Allowed: inverse_block, multiblock, none, random."]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 0.001}}]}, ["masks nothing", "predict: all"]),
         ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),

@@ -9,7 +9,7 @@ import pytest
 from grids import error_of, written
 
 from mimbench.config.grid import load_grid
-from mimbench.config.parts import CONTRACT
+from mimbench.config.parts import CONTRACT, OPTIONAL
 from mimbench.plan.graph import make_plan
 from mimbench.registry import REGISTRIES
 
@@ -106,7 +106,7 @@ def without(name):
     )
 
 
-MISSING = [(kind, name) for kind, names in CONTRACT.items() for name in names if name != "predict"]
+MISSING = [(kind, name) for kind, names in CONTRACT.items() for name in names if name not in OPTIONAL]
 
 
 @pytest.mark.parametrize("door", ["registered", "dotted path"])

@@ -9,12 +9,14 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mimbench import registry
-from mimbench.parts import Encoded, Masks, PatchGrid
+from mimbench.parts import Encoded, Masks, PatchGrid, Taught
 from mimbench.registry import REGISTRIES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parts.json"
+GRID = PatchGrid(2, 3, 8)
 CASES = {
     "masker": [
         {"type": "blockwise"},
@@ -22,6 +24,10 @@ CASES = {
         {"type": "random"},
         {"type": "random", "ratio": 0.6, "cell": 2},
         {"type": "none"},
+        {"type": "inverse_block"},
+        {"type": "inverse_block", "ratio": 0.5, "aspect": 0.2},
+        {"type": "multiblock", "min_keep": 4},
+        {"type": "multiblock", "targets": 2, "scale": [0.05, 0.1], "aspect": [0.5, 0.6], "context": [0.3, 0.5]},
     ],
     "loss": [
         {"type": "cross_entropy"},
@@ -29,13 +35,34 @@ CASES = {
         {"type": "mse"},
         {"type": "l1"},
         {"type": "smooth_l1"},
+        {"type": "soft_cross_entropy"},
+        {"type": "nt_xent", "temperature": 0.5},
     ],
     "tokenizer": [
         {"type": "pixels"},
         {"type": "pixels", "normalize": True},
         {"type": "dvae", "vocabulary": 16, "hidden": 8},
+        {"type": "hog"},
+        {"type": "labels", "classes": 10},
+        {"type": "latent"},
+        {"type": "latent", "layers": 2, "normalize_mean": True},
+        {"type": "latent", "norm": False},
+        {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.4, "warmup": 0.75},
+        {"type": "clusters", "clusters": 5, "temperature": 0.7},
+        {"type": "twin"},
     ],
-    "decoder": [{"type": "linear"}, {"type": "transformer", "dim": 8, "depth": 2, "heads": 2}],
+    "decoder": [
+        {"type": "linear"},
+        {"type": "transformer", "dim": 8, "depth": 2, "heads": 2},
+        {"type": "linear", "norm": True},
+        {"type": "aggregated", "layer": 2, "depth": 1, "heads": 2},
+        {"type": "cross_attention", "depth": 2, "heads": 2},
+        {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True},
+        {"type": "predictor", "dim": 8, "depth": 2, "heads": 2},
+        {"type": "projector", "hidden": 8},
+        {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True},
+        {"type": "prototypes", "hidden": 8, "bottleneck": 4},
+    ],
 }
 FLAT = [pytest.param(kind, spec, id=f"{kind}-{json.dumps(spec)}") for kind, specs in CASES.items() for spec in specs]
 
@@ -54,37 +81,70 @@ def fill(module):
 
 
 def masker_output(masker):
-    drawn = masker(3, (8, 8), torch.Generator().manual_seed(0))
-    return ["".join("#" if patch else "." for patch in mask) for mask in drawn.tolist()]
+    rng = torch.Generator().manual_seed(0)
+    drawn, *blocks = masker.blocks(3, (8, 8), rng) if hasattr(masker, "blocks") else (masker(3, (8, 8), rng),)
+    masks = ["".join("#" if patch else "." for patch in mask) for mask in drawn.tolist()]
+    return masks + [" ".join(map(str, block)) for found in blocks for block in found.flatten(0, 1).tolist()]
 
 
 def loss_output(loss):
     target = torch.tensor([0, 3, 6, 2]) if loss.expects == "codes" else wave(4, 7, pace=0.7)
-    return loss(2 * wave(4, 7), target).tolist()
+    target = target.softmax(-1) if loss.expects == "distribution" else target
+    mine = [slice(1, 4)] if getattr(loss, "whole_batch", False) else []
+    return loss(2 * wave(4, 7), target, *mine).tolist()
 
 
 def tokenizer_output(tokenizer):
-    grid = PatchGrid(2, 3, 8)
-    images = {"raw": 0.5 + 0.5 * wave(2, 3, 16, 24, pace=1.7)}
+    if tokenizer.reads == "student":
+        return [tokenizer.width(GRID)]
+    if tokenizer.reads == "teacher":
+        return teacher_output(tokenizer)
+    raw = 0.5 + 0.5 * wave(2, 3, 16, 24, pace=1.7)
+    views = {"raw": raw, "image": raw * wave(2, 3, 16, 24, pace=0.037), "label": torch.tensor([3, 1])}
     if not tokenizer.trained:
-        return tokenizer(images, grid)[:, :, ::37].flatten().tolist()
-    tokenizer.build(grid)
+        targets = tokenizer(views, GRID)
+        return (targets[:, :, ::37] if targets.dim() == 3 else targets).flatten().tolist()
+    tokenizer.build(GRID)
     fill(tokenizer)
     # the noise of the relaxation is drawn differently by different builds of torch
     with mock.patch.object(torch.Tensor, "exponential_", lambda self: self.fill_(0.5)):
-        losses = [tokenizer.training_loss(images, progress)[0].item() for progress in (0.0, 0.5, 1.0)]
-    figures = tokenizer.quality(images, grid)
-    return tokenizer(images, grid).flatten().tolist() + losses + [v for v in figures.values() if isinstance(v, float)]
+        losses = [tokenizer.training_loss(views, progress)[0].item() for progress in (0.0, 0.5, 1.0)]
+    figures = tokenizer.quality(views, GRID)
+    return tokenizer(views, GRID).flatten().tolist() + losses + [v for v in figures.values() if isinstance(v, float)]
+
+
+def teacher_output(tokenizer):
+    """Targets at each level in two steps, and the tokenizer's own loss."""
+    tokenizer.build(4, 3)
+    fill(tokenizer)
+    taps = {block: wave(2, 7, 4, pace=1.1 + 0.3 * block) for block in range(3)}
+    head = mock.Mock(rows=lambda x: x @ wave(4, 5, pace=0.8))
+    taught = Taught(Encoded(wave(2, 6, 4), wave(2, 4, pace=3), None, taps), head, 0.5)
+    values = []
+    for level in (*tokenizer.levels, *tokenizer.levels):
+        target = tokenizer(taught, None, level)
+        values += target.flatten()[::7].tolist()
+        loss = tokenizer.own_loss(taught, target)
+        values += [] if loss is None else [loss.item()]
+        tokenizer.after_step(1)
+    return values
 
 
 def decoder_output(decoder):
-    decoder.build(4, 3, PatchGrid(2, 3, 8))
+    last = registry.build("decoder", {"type": "linear"})
+    last.build(4, 3, GRID)
+    decoder.build(4, 3, GRID, last=last)
     fill(decoder)
+    if "patch" not in decoder.levels:
+        encoded = Encoded(wave(5, 6, 4), wave(5, 4, pace=3), None, {})
+        return decoder(encoded, None).flatten().tolist()
     hidden = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 1, 0]], dtype=torch.bool)
     kept = (~hidden).nonzero()[:, 1].view(2, -1) if decoder.restores_grid else None
-    predicted = hidden.flatten().nonzero().squeeze(1)
-    encoded = Encoded(wave(2, 3 if decoder.restores_grid else 6, 4), wave(2, 4, pace=3), kept, {})
-    return decoder(encoded, Masks(hidden, predicted, kept, 6)).flatten().tolist()
+    predicted, blocks = hidden.flatten().nonzero().squeeze(1), hidden.nonzero()[:, 1].view(2, 3, 1)
+    taps = {block: wave(2, 7, 4, pace=1.1 + 0.3 * block) for block in range(3)}
+    patches, norm = wave(2, 3 if decoder.restores_grid else 6, 4), lambda x: F.layer_norm(x, x.shape[-1:])
+    encoded = Encoded(patches, wave(2, 4, pace=3), kept, taps, norm)
+    return decoder(encoded, Masks(hidden, predicted, kept, 6, blocks)).flatten().tolist()
 
 
 def output(kind, spec):

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimbench import registry
+from mimbench import parts, registry
 from mimbench.config.parts import resolve
-from mimbench.parts import Tokenizer, TrainedTokenizer
+from mimbench.parts import StudentTokenizer, TeacherTokenizer, Tokenizer, TrainedTokenizer
 from mimbench.registry import REGISTRIES
 from mimbench.testing import CHECKS, check_decoder, check_loss, check_masker, check_tokenizer
 
@@ -17,7 +17,28 @@ PARTS = [
     for name, cls in sorted(found.module_dict.items())
     if cls.__module__.startswith("mimbench.registries.")
 ]
-SMALL = {"dvae": {"vocabulary": 32, "hidden": 8}, "transformer": {"dim": 16, "depth": 2, "heads": 2}}  # for speed
+SMALL = {  # for speed, and to fit the small sizes of the checks
+    "dvae": {"vocabulary": 32, "hidden": 8},
+    "clusters": {"clusters": 16},
+    "self_distillation": {"prototypes": 16},
+    "multiblock": {"min_keep": 2},
+    "transformer": {"dim": 16, "depth": 2, "heads": 2},
+    "aggregated": {"heads": 2},
+    "cross_attention": {"depth": 1, "heads": 2},
+    "predictor": {"dim": 16, "depth": 2, "heads": 2},
+    "projector": {"hidden": 16},
+    "prototypes": {"hidden": 16, "bottleneck": 8},
+}
+VARIANTS = [
+    ("masker", {"type": "blockwise", "exact": True}),
+    ("masker", {"type": "random", "cell": 2}),
+    ("masker", {"type": "inverse_block", "predict": 0.1}),
+    ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
+    ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),
+    ("decoder", {"type": "linear", "norm": True}),
+    ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
+    ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
@@ -25,9 +46,11 @@ def test_every_part_keeps_its_contract(kind, name):
     CHECKS[kind](registry.build(kind, {"type": name, **SMALL.get(name, {})}))
 
 
-@pytest.mark.parametrize("spec", [{"type": "blockwise", "exact": True}, {"type": "random", "cell": 2}])
-def test_masker_variants_keep_the_contract(spec):
-    check_masker(registry.build("masker", spec))
+@pytest.mark.parametrize(
+    ("kind", "spec"), VARIANTS, ids=lambda value: value if isinstance(value, str) else value["type"]
+)
+def test_variants_of_parts_keep_the_contract(kind, spec):
+    CHECKS[kind](registry.build(kind, spec))
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
@@ -58,6 +81,7 @@ class Masker:
 
     def __init__(self, fault: str = "") -> None:
         self.fault = fault
+        self.predict = 1.5 if fault == "predict" else 0.5
 
     def __call__(self, batch, grid, rng):
         noise = torch.rand(batch, grid[0] * grid[1], generator=None if self.fault == "global" else rng)
@@ -65,6 +89,20 @@ class Masker:
             noise = noise[:, 1:]
         mask = noise < 0.5 if self.fault == "count" else noise.argsort(1) < 5
         return mask.float() if self.fault == "type" else mask
+
+
+class BlockMasker(Masker):
+    """A masker with blocks to break: it hides the top row, of which two blocks are predicted."""
+
+    def __call__(self, batch, grid, rng):
+        mask, _ = self.blocks(batch, grid, rng)
+        return ~mask if self.fault == "call" else mask
+
+    def blocks(self, batch, grid, rng):
+        mask = (torch.arange(grid[0] * grid[1]) < grid[1]).repeat(batch, 1)
+        first = {"visible": grid[1], "outside": -1}.get(self.fault, 0)
+        blocks = torch.tensor([[first, 1], [2, 2 if self.fault == "twice" else 3]]).repeat(batch, 1, 1)
+        return mask, blocks[0] if self.fault == "shape" else blocks
 
 
 class UnversionedMasker(Masker):
@@ -101,7 +139,24 @@ class Loss:
         return values.detach() + 0 * prediction.sum(-1) if self.fault == "gradient" else values
 
 
-class Teacher(Tokenizer):
+class Contrast:
+    """A loss over whole batches to break."""
+
+    version, expects, whole_batch = 1, "features", True
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    def __call__(self, predictions, targets, mine):
+        if self.fault == "gradient":
+            predictions = torch.cat([predictions[:1].detach(), predictions[1:]])
+        values = -(predictions @ targets.mT).log_softmax(1).diagonal()
+        if self.fault == "share":
+            return values[mine] / values[mine].sum()
+        return values if self.fault == "rows" else values[mine]
+
+
+class PatchMeans(Tokenizer):
     """A tokenizer to break."""
 
     version, target = 1, "features"
@@ -109,6 +164,7 @@ class Teacher(Tokenizer):
     def __init__(self, fault: str = "") -> None:
         super().__init__()
         self.fault, self.scale = fault, torch.nn.Parameter(torch.ones(()))
+        self.levels = ("patch", "image") if fault == "levels" else ("patch",)
 
     def width(self, grid):
         return 3
@@ -125,7 +181,63 @@ class Teacher(Tokenizer):
         return features * self.scale if self.fault == "gradient" else features
 
 
-class Decoder(torch.nn.Module):
+class Prototypes(TeacherTokenizer):
+    """A tokenizer of a teacher that is a moving average, with a head and a center of its own, to break."""
+
+    version, target, levels = 1, "distribution", ("patch", "image")
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        self.register_buffer("center", torch.zeros(6))
+
+    def width(self, grid):
+        return 6
+
+    def build(self, dim, depth):
+        super().build(dim, depth)
+        self.head = torch.nn.Linear(dim, 6)
+
+    def taps(self):
+        return (self.depth if self.fault == "taps" else self.depth - 1,)
+
+    def forward(self, taught, masks, level):
+        tapped = taught.encoded.norm(taught.encoded.taps[self.depth - 1])
+        scores = self.head(tapped[:, 0] if level == "image" else tapped[:, 1:]) - self.center
+        self.mean = scores.flatten(0, -2).mean(0)
+        if self.fault == "early":
+            self.center.lerp_(self.mean, 0.1)
+        if self.fault == "neighbors":
+            scores = scores - scores.mean(0)
+        return scores.softmax(-1) * (2 if self.fault == "sums" else 1)
+
+    def own_loss(self, taught, target):
+        return None if self.fault == "own_loss" else self.head(taught.encoded.patches).square().mean()
+
+    def own_optimizer(self):
+        return {"speed" if self.fault == "optimizer" else "lr": 1e-3}
+
+    def after_step(self, world):
+        self.center.lerp_(self.mean / (0 if self.fault == "infinite" else 1), 0.1)
+        if self.fault == "parameters":
+            self.head.weight.data += 1
+
+
+class OtherView(StudentTokenizer):
+    """A tokenizer of the student to break."""
+
+    version, target, levels = 1, "features", ("image",)
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        self.reads = "views" if fault == "reads" else "student"
+
+    def width(self, grid):
+        return 0 if self.fault == "width" else 8
+
+
+class Decoder(parts.Decoder):
     """A decoder to break."""
 
     version, restores_grid = 1, False
@@ -144,35 +256,103 @@ class Decoder(torch.nn.Module):
         return prediction[1:] if self.fault == "shape" else prediction
 
 
-@pytest.mark.parametrize("check", [(check_masker, Masker), (check_loss, Loss), (check_tokenizer, Teacher),
-                                   (check_decoder, Decoder)])  # fmt: skip
-def test_a_third_party_part_that_keeps_the_contract_passes(check):
-    check[0](check[1]())
+class ClassToken(parts.Decoder):
+    """A decoder of the class token to break."""
+
+    version, restores_grid = 1, False
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        self.levels = ("pixel",) if fault == "level" else ("image",)
+
+    def build(self, dim, width, grid, last=None):
+        self.project = torch.nn.Linear(dim, width)
+
+    def forward(self, encoded, masks):
+        x = self.project(encoded.cls.detach() if self.fault == "features" else encoded.cls)
+        return x - x.mean(0) if self.fault == "neighbors" else x
+
+    def after_backward(self, progress):
+        if progress < 0.1 or self.fault == "frozen":
+            self.project.weight.grad = None
+
+
+class NotADecoder(torch.nn.Module):
+    """Has the methods of a decoder, and not the class."""
+
+    version, restores_grid, build = 1, False, Decoder.build
+
+
+THIRD_PARTY = {
+    check_masker: (Masker, BlockMasker),
+    check_loss: (Loss, Contrast),
+    check_tokenizer: (PatchMeans, Prototypes, OtherView),
+    check_decoder: (Decoder, ClassToken),
+}
+
+
+@pytest.mark.parametrize(("check", "part"), [(check, part) for check, found in THIRD_PARTY.items() for part in found])
+def test_a_third_party_part_that_keeps_the_contract_passes(check, part):
+    check(part())
 
 
 @pytest.mark.parametrize(
-    ("check", "part", "sentence"),
+    ("part", "sentence"),
     [
-        (check_masker, Masker("global"), "Masker: must draw from the given generator"),
-        (check_masker, Masker("shape"), r"masks must have the shape \(16, 24\), not \(16, 23\)"),
-        (check_masker, Masker("count"), "has constant_count, but masks"),
-        (check_masker, Masker("type"), "masks must be a bool tensor"),
-        (check_masker, UnversionedMasker(), "version: must be an integer"),
-        (check_masker, SilentMasker(), "needs a docstring"),
-        (check_masker, UnannotatedMasker(), "argument fault needs a type annotation"),
-        (check_loss, Loss("mean"), r"must have the shape \(5,\), not \(\)"),
-        (check_loss, Loss("mixed"), "must not depend on the other positions"),
-        (check_loss, Loss("gradient"), "must have a finite gradient, not zero"),
-        (check_tokenizer, Teacher("neighbors"), "must not depend on the other images"),
-        (check_tokenizer, Teacher("noise"), "the same images must give the same targets"),
-        (check_tokenizer, Teacher("shape"), "features must have the shape"),
-        (check_tokenizer, Teacher("gradient"), "targets must carry no gradient"),
-        (check_decoder, Decoder("order"), "must follow the order of masks.predicted"),
-        (check_decoder, Decoder("idle"), "no gradient reaches its parameters idle.weight, idle.bias"),
-        (check_decoder, Decoder("shape"), "predictions must have the shape"),
+        (Masker("global"), "Masker: must draw from the given generator"),
+        (Masker("shape"), r"masks must have the shape \(16, 24\), not \(16, 23\)"),
+        (Masker("count"), "has constant_count, but masks"),
+        (Masker("type"), "masks must be a bool tensor"),
+        (Masker("predict"), "a share must lie between 0 and 1"),
+        (BlockMasker("call"), "must hide what a call with the same generator hides"),
+        (BlockMasker("visible"), "must hide the blocks to predict"),
+        (BlockMasker("outside"), "blocks must be positions in the grid"),
+        (BlockMasker("twice"), "must list each of its patches once"),
+        (BlockMasker("shape"), r"int64 of shape \(batch, blocks, patches\)"),
+        (UnversionedMasker(), "version: must be an integer"),
+        (SilentMasker(), "needs a docstring"),
+        (UnannotatedMasker(), "argument fault needs a type annotation"),
+        (Loss("mean"), r"must have the shape \(5,\), not \(\)"),
+        (Loss("mixed"), "must not depend on the other positions"),
+        (Loss("gradient"), "must have a finite gradient, not zero"),
+        (Contrast("rows"), r"the loss of the first rows must have the shape \(2,\), not \(5,\)"),
+        (Contrast("share"), "must add up to the loss of the whole batch"),
+        (Contrast("gradient"), "for every prediction"),
+        (PatchMeans("neighbors"), "must not depend on the other images"),
+        (PatchMeans("noise"), "the same images must give the same targets"),
+        (PatchMeans("shape"), "features must have the shape"),
+        (PatchMeans("gradient"), "targets must carry no gradient"),
+        (PatchMeans("levels"), "works at one level"),
+        (Prototypes("taps"), r"taps must be blocks in 0 .. 11, not \(12,\)"),
+        (Prototypes("sums"), "must sum to 1"),
+        (Prototypes("early"), "the same images must give the same targets"),
+        (Prototypes("neighbors"), "must not depend on the other images"),
+        (Prototypes("own_loss"), "own_loss must have a gradient to its own parameters"),
+        (Prototypes("optimizer"), "AdamW has no setting speed"),
+        (Prototypes("infinite"), "distribution must be finite"),
+        (Prototypes("parameters"), "parameters are the optimizer's"),
+        (OtherView("reads"), "`reads` must be student for a StudentTokenizer"),
+        (OtherView("width"), "width must be a positive integer"),
+        (Decoder("order"), "must follow the order of masks.predicted"),
+        (Decoder("idle"), "no gradient reaches its parameters idle.weight, idle.bias"),
+        (Decoder("shape"), "predictions must have the shape"),
+        (ClassToken("level"), "levels.0: 'pixel' is not allowed"),
+        (ClassToken("features"), "no gradient reaches the encoder's features"),
+        (ClassToken("neighbors"), "without whole_batch"),
+        (ClassToken("frozen"), "no gradient reaches its parameters project.weight"),
+        (NotADecoder(), "must be a subclass of mimbench.parts.Decoder"),
     ],
-)
-def test_a_broken_part_is_told_what_is_wrong(check, part, sentence):
+    ids=lambda value: f"{type(value).__name__}-{value.fault}" if hasattr(value, "fault") else "",
+)  # fmt: skip
+def test_a_broken_part_is_told_what_is_wrong(part, sentence):
+    bases = {
+        check_tokenizer: Tokenizer,
+        check_decoder: torch.nn.Module,
+        check_loss: (Loss, Contrast),
+        check_masker: Masker,
+    }
+    check = next(check for check, base in bases.items() if isinstance(part, base))
     with pytest.raises(AssertionError, match=sentence):
         check(part)
 

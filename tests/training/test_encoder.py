@@ -150,3 +150,37 @@ def test_vit_b_has_the_published_number_of_parameters():
     ours = Encoder(EncoderConfig(masking="drop", positions="sincos"), 224)
     trained = sum(p.numel() for p in ours.parameters())
     assert trained == 85_798_656  # MAE ViT-B encoder, positions included
+
+
+def causal():
+    return Encoder(EncoderConfig(attention="causal", masking="none", **SMALL), 16).eval()
+
+
+def test_causal_attention_equals_timms():
+    ours = causal()
+    theirs = ours.body.forward_features(images(), is_causal=True)
+    assert torch.allclose(ours(images()).patches, theirs[:, 1:], atol=1e-6)
+    assert torch.allclose(ours(images()).cls, theirs[:, -1], atol=1e-6)  # the last token has seen the whole image
+
+
+@pytest.mark.parametrize("unfused", [False, True])
+def test_with_causal_attention_a_patch_changes_no_bit_of_the_predictions_before_it(unfused):
+    ours = causal()
+    if unfused:
+        prefer_unfused_attention(ours)
+    nothing = masks(torch.zeros(2, 16, dtype=torch.bool))
+    changed = images()
+    changed[:, :, 8:] += 1  # from patch 8 on
+    one, two = ours(images(), nothing).patches, ours(changed, nothing).patches
+    assert torch.equal(one[:, :9], two[:, :9])  # place 8 holds what was seen before patch 8
+    assert (one[:, 9] != two[:, 9]).any()
+
+
+def test_an_image_of_another_size_gets_the_positions_that_timm_interpolates():
+    ours = Encoder(EncoderConfig(positions="sincos", **SMALL), 16).eval()
+    theirs = VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=4, num_classes=0, dynamic_img_size=True
+    ).eval()
+    theirs.load_state_dict(ours.body.state_dict(), strict=False)
+    small = images(size=8)
+    assert torch.allclose(ours(small).patches, theirs.forward_features(small)[:, 1:], atol=1e-6)

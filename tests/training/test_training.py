@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SMALL
 
+from mimbench import registry
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import generator
@@ -20,8 +22,10 @@ from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.parts import PatchGrid
 from mimbench.plan.graph import make_plan
 from mimbench.pretrain.fit import fit
+from mimbench.pretrain.masks import StepMasks
 from mimbench.pretrain.optim import learning_rate
 from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.terms import Term
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.run.execute import execute, progress_found
 from mimbench.runtime import Runtime, Stop
@@ -52,7 +56,10 @@ def trained(ablations, tmp_path, cache, label, runtime, *sets):
 def objective_of(ablations, row="no-tokens"):
     plan = make_plan(load_grid(ablations, scale="smoke", seeds=1, only=(row,), sets=SMALL))
     recipe = plan.runs[plan.rows[row][0]["pretrain"]].spec["recipe"]
-    return make_pretraining(recipe, make_tokenizer(recipe["tokenizer"], PatchGrid(8, 8, 4), 0), 0, CPU)
+    grid = PatchGrid.of(recipe["data"]["size"], recipe["encoder"]["patch"])
+    tokenizer = make_tokenizer(recipe["tokenizer"], grid, 0)
+    state = {"tokenizer": tokenizer.state_dict()} if tokenizer.trained else {}
+    return make_pretraining(recipe, state, 0, CPU)
 
 
 def same(first, second):
@@ -66,10 +73,30 @@ def reference(ablations, tmp_path, cache):
     return trained(ablations, tmp_path, cache, "reference", Runtime())
 
 
+@pytest.mark.parametrize("average", ["positions", "images"])
+def test_a_loss_may_let_images_count_alike(average):
+    grid = PatchGrid(8, 8, 4)
+    masks = StepMasks(registry.build("masker", {"type": "blockwise"}), grid, drop=False, seed=0, weighted=True).whole(
+        4, 0
+    )
+    spec = {
+        "tokenizer": {"type": "any"},
+        "loss": {"type": "soft_cross_entropy", "temperature": 1.0, "average": average},
+    }
+    term = Term("only", spec, {"image": "image"}, None, "only")
+    prediction, target = torch.randn(len(masks.predicted), 5), torch.randn(4, 64, 5).softmax(-1)
+    found = term.values(prediction, target, masks, 0).sum() / term.count(masks, 4)
+    each = F.cross_entropy(prediction, target.flatten(0, 1)[masks.predicted], reduction="none")
+    image = masks.predicted // 64
+    assert len(image.bincount().unique()) > 1
+    means = torch.stack([each[image == index].mean() for index in range(4)])
+    torch.testing.assert_close(found, each.mean() if average == "positions" else means.mean())
+
+
 def test_the_masks_of_a_step_follow_from_its_number_whichever_were_drawn_before(ablations):
-    masks = objective_of(ablations, "beit").masks
+    masks = objective_of(ablations, "beit").masks["image"]
     for step in (0, 1, 9, 8, 3, 3, 17, 4):
-        again, alone = masks.whole(16, step), objective_of(ablations, "beit").masks.whole(16, step)
+        again, alone = masks.whole(16, step), objective_of(ablations, "beit").masks["image"].whole(16, step)
         assert torch.equal(again.masked, alone.masked)
         assert torch.equal(again.predicted, alone.predicted)
         assert torch.equal(alone.masked, masks.masker(16, (8, 8), generator(0, "masks", step)))
@@ -200,7 +227,7 @@ def test_two_ranks_train_like_one_up_to_the_order_of_sums(ablations, tmp_path, c
         if row == "recover-all":
             execute(store, planned(ablations, store, row=row, kind="tokenizer").name, Runtime())
     execute(single, folder.name, Runtime())
-    _as_two(double, cache, folder.name)
+    run_as_two(double, cache, folder.name)
     one, two = (load_weights(s.run(folder.name).work / "weights.pt") for s in (single, double))
     assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
     curves = [(s.run(folder.name).path / "curve.csv").read_text().split("\n")[1].split(",") for s in (single, double)]
@@ -212,17 +239,17 @@ def test_two_ranks_stopped_through_one_resume_to_the_same_bits_and_curve(ablatio
     for store in (straight, stopped):
         store.cache = cache
         folder = planned(ablations, store, row="no-tokens")
-    _as_two(straight, cache, folder.name)
-    _as_two(stopped, cache, folder.name, at=1)
+    run_as_two(straight, cache, folder.name)
+    run_as_two(stopped, cache, folder.name, at=1)
     halted = stopped.run(folder.name)
     assert halted.state() == "stopped"
     assert len(torch.load(halted.work / "checkpoint.pt", weights_only=True)["loss_sums"]) == 2
-    _as_two(stopped, cache, folder.name)
+    run_as_two(stopped, cache, folder.name)
     assert same(straight.run(folder.name), halted)
     assert (halted.path / "curve.csv").read_bytes() == (straight.run(folder.name).path / "curve.csv").read_bytes()
 
 
-def _as_two(store, cache, name, at=None):
+def run_as_two(store, cache, name, at=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -240,9 +267,10 @@ def _as_two(store, cache, name, at=None):
 def test_the_masks_of_the_ranks_are_cut_from_those_of_the_whole_batch(ablations):
     objective = objective_of(ablations)
     raw = torch.rand(8, 3, 32, 32)
-    whole = objective.prepare({"raw": raw}, 5, Runtime())[0]["masks"]
+    whole = objective.prepare({"raw": raw}, 5, Runtime())[0]["masks"]["image"]
     halves = [
-        objective.prepare({"raw": part}, 5, Runtime(rank=r, world=2))[0]["masks"] for r, part in enumerate(raw.split(4))
+        objective.prepare({"raw": part}, 5, Runtime(rank=r, world=2))[0]["masks"]["image"]
+        for r, part in enumerate(raw.split(4))
     ]
     assert torch.equal(whole.masked, torch.cat([h.masked for h in halves]))
     assert all(h.total == whole.total for h in halves)

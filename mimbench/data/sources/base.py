@@ -40,6 +40,10 @@ class Source:
         """How many images each split has."""
         raise self._lacks(*LABELED)
 
+    def classes(self) -> int:
+        """How many classes the labels have."""
+        raise self._lacks(*LABELED)
+
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
         raise self._lacks(*LABELED)
 

@@ -28,6 +28,9 @@ class BuiltIn(Source):
     def counts(self) -> dict[str, int]:
         return COUNTS
 
+    def classes(self) -> int:
+        return len(shapes.CLASSES)
+
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
         folder = _rendered(config.size, cache)
         images = np.load(folder / f"{split}-images.npy", mmap_mode="r")

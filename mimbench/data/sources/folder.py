@@ -28,6 +28,9 @@ class ImageFolder(Source):
         train, held_out = len(self._train), -(-len(self._train) // HELD_OUT_EVERY)
         return {"train": train, "labeled": train - held_out, "val": held_out, "test": len(self._test)}
 
+    def classes(self) -> int:
+        return len(self._classes)
+
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
         files = self._test if split == "test" else self._train
         if split in ("labeled", "val"):

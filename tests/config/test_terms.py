@@ -1,0 +1,270 @@
+"""Terms, views, teachers and parents: what does not fit is refused while planning; rows, scales and --set merge into terms."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from conftest import ROOT
+from grids import error_of, written
+
+from mimbench.cli.commands import main
+from mimbench.config.grid import load_grid
+from mimbench.config.merge import read_yaml
+from mimbench.errors import UserError
+from mimbench.plan.graph import make_plan
+
+GLOBAL = {"global": {"count": 2, "masked": False}}
+LOCAL = {"global": {"count": 2, "masked": False}, "local": {"share": 0.5, "masked": False}}
+LATENT = {"tokenizer": "latent", "loss": "mse", "decoder": "linear", "masker": "random"}
+MOVING = {"momentum": 0.9}
+
+
+def row(name="a", **changes):
+    return {"name": name, **changes}
+
+
+def terms(**changes):
+    """A term beside the flat recipe's parts; `None` keeps the recipe's own."""
+    return {"a": {key: value for key, value in changes.items() if value is not None}}
+
+
+REFUSED = {
+    "teacher row that is not there": (
+        [row(**LATENT, teacher={"row": "dinoo", "keep": "student"}), row("dino", base="dino")],
+        ["row 'a': teacher.row", "unknown row 'dinoo'", "Did you mean 'dino'"]),
+    "teacher row without pre-training": (
+        [row(**LATENT, teacher={"row": "b", "keep": "student"}), row("b", pretrain=False)],
+        ["teacher.row", "'b' is not pre-trained; name a row that is"]),
+    "teacher row that builds on this one": (
+        [row(**LATENT, teacher={"row": "b", "keep": "student"}), row("b", start={"row": "a"})],
+        ["row 'b': start.row", "'a' builds on this row itself"]),
+    "teacher row with other patches": (
+        [row(**LATENT, teacher={"row": "b", "keep": "student"}), row("b", encoder={"patch": 8})],
+        ["teacher.row", "32 px in patches of 8 there, 32 px in patches of 4 here"]),
+    "teacher that no term reads": (
+        [row(teacher=MOVING)], ["teacher: no term reads it", "Allowed: clusters, latent, self_distillation."]),
+    "teacher missing": (
+        [row(**LATENT)], ["tokenizer 'latent' reads the teacher", "Add `teacher: {momentum: 0.996}`"]),
+    "teacher of another row without a head": (
+        [row(base="dino", teacher={"row": "b", "keep": "student"}), row("b")],
+        ["'self_distillation' reads the teacher's decoder", "Use a moving average"]),
+    "more layers than the teacher has": (
+        [row(**{**LATENT, "tokenizer": {"type": "latent", "layers": 9}}, teacher=MOVING)],
+        ["layers: the teacher has 2 blocks, not 9"]),
+    "view": (
+        [row(base="dino", terms={"class": {"views": ["globl"]}})],
+        ["terms.class.views", "unknown view 'globl'", "Did you mean 'global'"]),
+    "target": (
+        [row(base="dino", terms={"class": {"targets": ["other"]}})],
+        ["terms.class.targets", "unknown view 'other'", "Allowed: global, local"]),
+    "patch term whose target is another view": (
+        [row(masker="random", views={"x": {}, "y": {}}, terms=terms(views=["x"], targets=["y"]))],
+        ["level patch compares a view with itself", "Use targets: [x]"]),
+    "patch term with a view more than targets": (
+        [row(masker="random", views={"x": {}, "y": {}}, terms=terms(views=["x", "y"], targets=["x"]))],
+        ["so views and targets must be the same"]),
+    "view that no term uses": (
+        [row(base="dino", views={"globl": {"crop": [0.3, 1]}})], ["views.globl: no term uses it", "Did you mean 'global'"]),
+    "mask token of a view that no term predicts": (
+        [row(base="dino", encoder={"masking": "token"}, masker="random", views={"seen": {}}, terms={"class": {"targets": ["seen"]}})],
+        ["no view is masked"]),
+    "causal attention and a decoder that mixes positions": (
+        [row(base="igpt", decoder="transformer")],
+        ["a prediction may read its own position only", "decoder 'transformer' mixes positions", "Allowed: linear"]),
+    "self-distillation by a decoder of whole images": (
+        [row(base="dino", terms={"class": {"decoder": {"type": "projector"}}})],
+        ["reads the teacher's decoder position by position, which decoder 'projector' cannot"]),
+    "heads that do not divide the dimension": (
+        [row(base="capi", decoder={"heads": 3})],
+        ["decoder 'cross_attention' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
+    "augmentation of the data beside views": (
+        [row(base="dino", data={"flip": False})], ["data.flip: does nothing where a recipe has views"]),
+    "same_as": (
+        [row(base="beit_aggregated", terms={"aggregated": {"decoder": {"same_as": "patches"}}})],
+        ["same_as", "unknown term with a decoder of its own 'patches'", "Did you mean 'patch'"]),
+    "same_as of another width": (
+        [row(base="beit_aggregated", terms={"aggregated": {"tokenizer": {"vocabulary": 64}}})],
+        ["term 'patch' predicts 32 values, this one 64; give both the same tokenizer"]),
+    "same_as for a decoder that shares nothing": (
+        [row(terms={"a": {}, "b": {"decoder": {"type": "tests_no_last", "same_as": "a"}}})],
+        ["decoder 'tests_no_last' shares no layers", "write `same_as` alone"]),
+    "decoder that needs another's last layer": (
+        [row(masker="random", terms={"a": {"decoder": {"type": "aggregated", "layer": 1, "heads": 2}}})],
+        ["terms.a: decoder 'aggregated' predicts with another term's decoder", "same_as"]),
+    "block that the encoder does not have": (
+        [row(base="beit_aggregated", terms={"aggregated": {"decoder": {"layer": 9}}})],
+        ["terms.aggregated: decoder 'aggregated' does not suit the encoder", "layer 9", "of 2 blocks"]),
+    "level of the decoder": (
+        [row(tokenizer="labels", decoder="transformer", terms=terms(level="image"))],
+        ["level image: decoder 'transformer' works at level patch", "linear, projector, prototypes"]),
+    "level of the tokenizer": (
+        [row(terms=terms(level="image"))],
+        ["level image: tokenizer 'dvae' works at level patch", "Allowed: labels, self_distillation, twin."]),
+    "target and loss": (
+        [row(base="dino", terms={"class": {"loss": "mse"}})],
+        ["'self_distillation' gives distribution", "'mse' expects features", "Allowed: soft_cross_entropy."]),
+    "twin with one view": (
+        [row(base="simclr", views={"global": {"count": 1}})], ["tokenizer 'twin' compares views", "at least two"]),
+    "whole-batch loss of patches": (
+        [row(**{**LATENT, "loss": "nt_xent"}, teacher=MOVING)], ["loss 'nt_xent' compares images", "needs level: image"]),
+    "small view and relative positions": (
+        [row(base="dino", encoder={"type": "beit", "positions": "none", "relative_positions": "shared"})],
+        ["view 'local' has share 0.5", "relative positions need share 1"]),
+    "small view, masked": (
+        [row(base="dino", masker="random", encoder={"masking": "token"}, views={"local": {"masked": True}})],
+        ["view 'local' has share 0.5", "masks and patch terms need share 1"]),
+    "small view, patch term": (
+        [row(views={"x": {"share": 0.5, "masked": False}, "y": {}}, terms=terms(views=["x"]))],
+        ["view 'x' has share 0.5", "masks and patch terms need share 1"]),
+    "patch term of a view without masks": (
+        [row(views={"x": {"masked": False}, "y": {}}, terms=terms(views=["x"]))],
+        ["view 'x' has masked: false", "level patch predicts where the masker says"]),
+    "mask token that is never used": (
+        [row(base="dino", encoder={"masking": "token"})], ["encoder.masking must be 'none', not 'token'"]),
+    "masking none": (
+        [row(encoder={"masking": "none"})], ["'blockwise' masks patches", "encoder.masking is 'none'"]),
+    "predictor without blocks": (
+        [row(base="ijepa", masker="random")],
+        ["'predictor' predicts blocks", "'random' gives none", "Allowed: multiblock."]),
+    "cross-attention with varying counts": (
+        [row(base="capi", masker="blockwise", encoder={"masking": "token"})],
+        ["'cross_attention' needs the same number of masked patches", "'blockwise'", "inverse_block"]),
+    "causal beit": (
+        [row(base="igpt", encoder={"type": "beit"})], ["encoder.attention", "needs the encoder type 'vit'"]),
+    "causal and masked": (
+        [row(base="igpt", encoder={"masking": "token"})], ["encoder.attention", "masking 'none'"]),
+    "start from another encoder": (
+        [row(start={"row": "b"}), row("b", encoder={"dim": 64})],
+        ["start.row: 'b' has another encoder (dim 64 there, 32 here)"]),
+    "start from a row that is not there": ([row(start={"row": "b"})], ["start.row", "unknown row 'b'"]),
+    "checkpoint file": (
+        [row(pretrain={"weights": "nowhere.pt"})], ["row 'a': pretrain.weights: no file nowhere.pt"]),
+    "fewer classes than the data has": (
+        [row(base="supervised", terms={"label": {"tokenizer": {"classes": 5}}})],
+        ["tokenizer 'labels' has 5 classes, and shapes has 12", "Set its `classes` to 12"]),
+    "name of a term": ([row(terms={"items": {}})], ["terms.items", "cannot name a term"]),
+    "name of a view": ([row(views={"a.b": {}}, terms={"a": {}})], ["views.a.b", "a name of letters"]),
+    "one chance too many": (
+        [row(base="dino", views={"global": {"blur": [0.1, 0.2, 0.3]}})],
+        ["views.global.blur", "one for each of the 2 copies"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_together_is_refused_with_both_names(tmp_path, monkeypatch, case):
+    from mimbench.registry import DECODERS, part_class
+
+    class NoLast(part_class("decoder", "linear", "")):
+        def build(self, dim, width, grid): ...
+
+    NoLast.__module__ = "mimbench.no_last"  # without an origin
+    monkeypatch.setitem(DECODERS.module_dict, "tests_no_last", NoLast)
+    rows, words = REFUSED[case]
+    message = error_of(tmp_path, rows=rows)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("on", ["option", "profile"])
+def test_micro_batches_of_a_loss_over_the_whole_batch_are_refused_before_anything_runs(tmp_path, capsys, on):
+    path, profile = written(tmp_path, rows=[row(base="simclr")]), tmp_path / "profile.yaml"
+    profile.write_text("micro_batch: 4\n")
+    words = ["--micro-batch", "4"] if on == "option" else ["--on", f"slurm:{profile}"]
+    results = tmp_path / "results"
+    assert main(["run", "grid", path, *words, "--results", str(results)]) == 2
+    assert "micro_batch: must not be set: loss 'nt_xent' compares the whole batch" in capsys.readouterr().err
+    assert not results.exists()
+
+
+def recipe_of(path, *sets, scale=None):
+    grid = load_grid(path, sets=sets, scale=scale)
+    make_plan(grid)
+    return grid.rows[0].recipe
+
+
+def test_the_weight_of_one_term_is_set_by_its_name(tmp_path):
+    path = written(tmp_path, rows=[row(base="beit_aggregated")])
+    recipe = recipe_of(path, "terms.patch.weight=0")
+    assert {name: term.weight for name, term in recipe.terms.items()} == {"patch": 0, "aggregated": 1}
+
+
+def test_a_row_changes_the_loss_of_one_term_alone(tmp_path):
+    masked = {"masker": "random", "tokenizer": "pixels", "decoder": "linear", "loss": "mse"}
+    rows = [row(**masked, terms={"near": {}, "far": {"loss": {"type": "smooth_l1", "beta": 2.0}}})]
+    recipe = recipe_of(written(tmp_path, rows=rows))
+    assert {name: term.loss["type"] for name, term in recipe.terms.items()} == {"near": "mse", "far": "smooth_l1"}
+    assert recipe.terms["far"].loss["beta"] == 2.0
+    retyped = recipe_of(written(tmp_path, rows=rows), "terms.far.loss=l1")
+    assert "beta" not in retyped.terms["far"].loss  # another type takes none of the former's arguments
+
+
+def test_an_argument_of_a_terms_part_overrides_the_recipes_own_part(tmp_path):
+    rows = [row(masker="random", tokenizer="dvae", terms={"a": {"tokenizer": {"vocabulary": 64}}, "b": {}})]
+    recipe = recipe_of(written(tmp_path, rows=rows))
+    assert [recipe.terms[name].tokenizer["vocabulary"] for name in ("a", "b")] == [64, 32]
+    assert recipe.terms["a"].tokenizer["hidden"] == 16  # the scale's size, as the recipe's own has it
+
+
+def test_an_argument_may_be_set_before_the_type_of_a_terms_part(tmp_path):
+    rows = [row(base="maskfeat", terms={"a": {}})]
+    recipe = recipe_of(
+        written(tmp_path, rows=rows), "terms.a.loss.beta=3", "terms.a.loss=smooth_l1", "terms.a.decoder=linear"
+    )
+    assert (recipe.terms["a"].loss["type"], recipe.terms["a"].loss["beta"]) == ("smooth_l1", 3)
+
+
+def test_a_scale_gives_the_parts_of_terms_the_sizes_of_their_types(tmp_path):
+    rows = [row(masker="random", loss="cross_entropy", decoder="linear", terms={"a": {"tokenizer": "dvae"}})]
+    assert recipe_of(written(tmp_path, rows=rows, base=None)).terms["a"].tokenizer["vocabulary"] == 32
+
+
+def test_a_recipes_own_values_at_a_scale_come_after_the_scale_and_before_the_row(tmp_path):
+    recipe = read_yaml(ROOT / "configs/recipes/maskfeat.yaml")
+    recipe["scales"] = {"smoke": {"schedule": {"steps": 7, "batch": 8}, "tokenizer": {"cells": 1}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+    found = recipe_of(written(tmp_path, base="own.yaml", rows=[row(schedule={"batch": 4})]))
+    assert (found.schedule.steps, found.schedule.batch) == (7, 4)
+
+
+def test_a_scales_terms_views_and_teacher_apply_only_where_a_recipe_has_them(tmp_path):
+    scale = read_yaml(ROOT / "configs/scales/smoke.yaml")
+    more = {"terms": {"class": {"weight": 3.0}}, "views": {"local": {"flip": False}}, "teacher": {"schedule": "linear"}}
+    (tmp_path / "sized.yaml").write_text(yaml.safe_dump({"scale": "smoke", **scale, **more}))
+    grid = load_grid(
+        written(tmp_path, rows=[row("flat"), row("dino", base="dino")]), scale=str(tmp_path / "sized.yaml")
+    )
+    flat, dino = (row.recipe for row in grid.rows)
+    assert (flat.flat, flat.views, flat.teacher) == (True, {}, None)
+    assert (dino.terms["class"].weight, dino.views["local"].flip, dino.teacher.schedule) == (3.0, False, "linear")
+
+
+def test_a_frozen_teachers_momentum_is_no_part_of_the_key(tmp_path):
+    def names(momentum):
+        teacher = {"row": "b", "keep": "student", "momentum": momentum}
+        plan = make_plan(load_grid(written(tmp_path, rows=[row(**LATENT, teacher=teacher), row("b")])))
+        return plan.rows["a"][0]
+
+    assert names(0.5) == names(0.9)
+
+
+def test_another_teacher_row_is_another_run(tmp_path):
+    rows = [
+        row(**LATENT, teacher={"row": "b", "keep": "student"}),
+        row("b"),
+        row("c", masker="random"),
+        row("d", **LATENT, teacher={"row": "c", "keep": "student"}),
+    ]
+    plan = make_plan(load_grid(written(tmp_path, rows=rows)))
+    assert plan.rows["a"][0]["pretrain"] != plan.rows["d"][0]["pretrain"]
+    assert plan.runs[plan.rows["a"][0]["pretrain"]].spec["parents"]["teacher"] == plan.rows["b"][0]["pretrain"]
+    assert plan.keys["a"] != plan.keys["d"]
+
+
+def test_a_row_without_pretraining_needs_no_teacher_row(tmp_path):
+    rows = [row(**LATENT, teacher={"row": "b", "keep": "student"}, pretrain=False), row("b")]
+    assert set(make_plan(load_grid(written(tmp_path, rows=rows))).rows["a"][0]) == {"knn"}
+
+
+def test_a_mistyped_term_of_a_setting_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(UserError, match=r"unknown term 'clas'\. Did you mean 'class'"):
+        load_grid(written(tmp_path, rows=[row(base="dino")]), sets=("terms.clas.weight=2",))
