@@ -74,12 +74,7 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
     _set_activation_checkpointing(objective, runtime.activation_checkpointing)
     objective.to(device).train()
-    own = objective.own_parameters()
-    groups = parameter_groups(objective, schedule.weight_decay, lr_scale, without=own)
-    apart = {id(parameter) for group in own for parameter in group["params"]}
-    clipped = [parameter for parameter in objective.parameters() if id(parameter) not in apart]
-    groups += own
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=device.type == "cuda")
+    optimizer, clipped = _optimizer(objective, schedule, lr_scale, fused=device.type == "cuda")
     checkpoint = Checkpoint(folder / "checkpoint.pt", objective, optimizer, runtime)
     step, loss_sum = checkpoint.restore()
     log = Curve(curve or folder / "curve.csv", step, runtime)
@@ -119,6 +114,17 @@ def fit(
     if runtime.world > 1:
         dist.barrier()
     return final
+
+
+def _optimizer(
+    objective: Objective, schedule: ScheduleConfig, lr_scale: Callable[[str], float], *, fused: bool
+) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    """And the parameters whose gradients are clipped: not those with settings of their own."""
+    own = objective.own_parameters()
+    apart = {id(parameter) for group in own for parameter in group["params"]}
+    clipped = [parameter for parameter in objective.parameters() if id(parameter) not in apart]
+    groups = [*parameter_groups(objective, schedule.weight_decay, lr_scale, without=own), *own]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused), clipped
 
 
 def _distributed(objective: Objective) -> Any:
