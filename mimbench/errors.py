@@ -17,6 +17,10 @@ class RunFailed(RuntimeError):
     """A run that was started ended in an error; exit code 1."""
 
 
+class Diverged(RunFailed):
+    """The loss of a training run is no longer finite."""
+
+
 class ProcessDied(RunFailed):
     """The process of a run was killed or crashed before it could record an error."""
 

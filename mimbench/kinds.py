@@ -31,6 +31,21 @@ def _sweep_flops(spec: Spec, per_image: float = 1.0) -> float:
     return _extraction_flops(spec) + per_image * trained * forward_flops(spec["encoder"], spec["data"]["size"])
 
 
+def _attentive_flops(spec: Spec) -> float:
+    """The frozen encoder's forward pass, and about twice as much for the heads."""
+    trained = 3 * spec["protocol"]["settings"]["epochs"] * (spec["counts"]["labeled"] or 1000)
+    return _extraction_flops(spec) + trained * forward_flops(spec["encoder"], spec["data"]["size"])
+
+
+def _little(spec: Spec) -> float:
+    """On features that are there."""
+    return 0.1 * _extraction_flops(spec)
+
+
+def _batch(spec: Spec) -> int:
+    return int(spec["protocol"]["settings"]["batch"])
+
+
 def forward_flops(encoder: dict[str, Any], size: int) -> float:
     """One image through the blocks, without mask."""
     tokens, dim = (size // encoder["patch"]) ** 2 + 1, encoder["dim"]
@@ -45,6 +60,7 @@ class Kind:
     flops: Callable[[Spec], float]  # a rough figure for planning
     batch: Callable[[Spec], int | None]  # images of an optimizer step, over all ranks
     leaves_weights: bool = False  # its children need them
+    builds_on: tuple[str, ...] = ()  # of an evaluation: `encoder`, and the kinds whose runs are its parents
     reads_masks: bool = False  # of segmentation
     ranks: Literal["any", "gpu", "one"] = "any"  # gpu: several ranks on GPUs only
 
@@ -58,13 +74,23 @@ KINDS: dict[str, Kind] = {
              lambda spec: spec["training"]["batch"], leaves_weights=True),
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,
              lambda spec: spec["recipe"]["schedule"]["batch"], leaves_weights=True),
-        Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops,
-             lambda spec: spec["protocol"]["settings"]["batch"]),
-        # its neck and heads cost four times the encoder; its batch norm is shared by ranks on GPUs only
-        Kind("segmentation", None, "mimbench.evals.segmentation:evaluate", lambda spec: _sweep_flops(spec, 5.0),
-             lambda spec: spec["protocol"]["settings"]["batch"], reads_masks=True, ranks="gpu"),
-        Kind("linear_probe", None, "mimbench.evals.linear_probe:evaluate", _extraction_flops, lambda spec: None, ranks="one"),
-        Kind("knn", None, "mimbench.evals.knn:evaluate", _extraction_flops, lambda spec: None, ranks="one"),
+        Kind("features", 1, "mimbench.run.features:extract", _extraction_flops, lambda spec: None, leaves_weights=True,
+             builds_on=("encoder",), ranks="one"),
+        Kind("linear_probe", None, "mimbench.evals.linear_probe:evaluate", _little, lambda spec: None,
+             builds_on=("features",), ranks="one"),
+        Kind("knn", None, "mimbench.evals.knn:evaluate", _little, lambda spec: None, builds_on=("features",), ranks="one"),
+        Kind("attentive_probe", None, "mimbench.evals.attentive_probe:evaluate", _attentive_flops, _batch,
+             builds_on=("encoder",)),
+        # takes the pooling that the linear probe chose
+        Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch,
+             builds_on=("encoder", "linear_probe")),
+        # its neck and heads cost several times the encoder; its batch norm is shared by ranks on GPUs only
+        Kind("segmentation", None, "mimbench.evals.segmentation:evaluate", lambda spec: _sweep_flops(spec, 5.0), _batch,
+             builds_on=("encoder",), reads_masks=True, ranks="gpu"),
+        Kind("segmentation_linear", None, "mimbench.evals.segmentation_linear:evaluate", _extraction_flops,
+             lambda spec: None, builds_on=("encoder",), reads_masks=True, ranks="one"),
+        Kind("segmentation_knn", None, "mimbench.evals.segmentation_knn:evaluate", _extraction_flops, lambda spec: None,
+             builds_on=("encoder",), reads_masks=True, ranks="one"),
     )
 }  # fmt: skip
 PROTOCOLS = tuple(kind.name for kind in KINDS.values() if kind.version is None)

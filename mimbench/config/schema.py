@@ -166,6 +166,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Images of each split; None: all of it."""
+
+    labeled: Count | None = None
+    val: Count | None = None
+    test: Count | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation(Checked):
     """The data that every row is evaluated on."""
 
@@ -174,6 +183,13 @@ class Evaluation(Checked):
     labeled: Count | None = None  # images; None: all of the split
     val: Count | None = None
     test: Count | None = None
+    segmentation: Counts | None = None  # images with masks; None: as many as without
+
+    def counts(self) -> Counts:
+        return Counts(self.labeled, self.val, self.test)
+
+    def segmentation_counts(self) -> Counts:
+        return self.segmentation or self.counts()
 
     def check(self, place: str) -> None:
         if self.data.images is not None:

@@ -14,7 +14,7 @@ from mmseg.datasets import ADE20KDataset
 from torch.utils.data import Dataset
 
 from mimbench.data.sampling import derive
-from mimbench.data.sources.ade20k import FOLDERS, read_classes
+from mimbench.data.sources.ade20k import FOLDERS, has_test, read_classes
 from mimbench.data.sources.base import HELD_OUT_EVERY
 from mimbench.data.views import check_available
 from mimbench.errors import UserError
@@ -23,11 +23,11 @@ from mimbench.errors import UserError
 def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:
     """One split of a folder in ADE20K's layout.
 
-    ADE20K's test masks are not public. Without them its validation images are the test split, and the val split is held
-    out of its training images: nothing may be chosen on the test split.
+    Without test masks the validation images are the test split, and the val split is held out of the training images:
+    nothing may be chosen on the test split.
     """
-    has_test = (root / "annotations" / FOLDERS["test"]).is_dir()
-    folder = FOLDERS[split] if has_test else FOLDERS["val" if split == "test" else "labeled"]
+    public = has_test(root)
+    folder = FOLDERS[split] if public else FOLDERS["val" if split == "test" else "labeled"]
     files = [p for p in sorted((root / "images" / folder).glob("*")) if p.is_file()]
     if not files:
         raise UserError(f"{root / 'images' / folder}: no images.")
@@ -36,7 +36,7 @@ def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int
         img_suffix=files[0].suffix, pipeline=pipeline,
     )  # fmt: skip
     chosen = list(range(len(dataset)))
-    if not has_test and split != "test":
+    if not public and split != "test":
         chosen = [i for i in chosen if (i % HELD_OUT_EVERY == 0) == (split == "val")]
     check_available(f"{root}: {split}", head, len(chosen))
     if head is not None and head < len(chosen):  # neighbors by name may show one scene

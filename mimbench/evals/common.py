@@ -16,6 +16,8 @@ from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attent
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
 
+WORST = -1.0  # held-out score of a training run that diverged: below any other
+
 
 @dataclass(frozen=True)
 class EncoderUnderTest:
@@ -23,6 +25,8 @@ class EncoderUnderTest:
 
     config: EncoderConfig
     weights: Path | None  # None: the initial weights of this seed, the row "from scratch"
+    features: Path | None  # of a protocol that reads the frozen features
+    pooling: str  # what the linear probe chose, for a protocol that takes it over
     seed: int
     data: DataConfig
     segmentation_data: str
@@ -59,3 +63,10 @@ def at_edge(what: str, chosen: float, tried: list[float]) -> list[str]:
     if len(tried) > 1 and chosen in (min(tried), max(tried)):
         return [f"the best {what} {chosen:g} is the {'lowest' if chosen == min(tried) else 'highest'} tried"]
     return []
+
+
+def rate_flags(by_lr: dict[str, dict[str, float]], chosen: float) -> list[str]:
+    """Of learning rates at which training diverged, and of a best one at the edge of the others."""
+    lost = [rate for rate, measured in by_lr.items() if measured["val"] == WORST]
+    flags = at_edge("learning rate", chosen, [float(rate) for rate in by_lr if rate not in lost])
+    return [*flags, f"diverged at learning rate {', '.join(lost)}"] if lost else flags

@@ -21,14 +21,15 @@ BATCH = 250  # of the evaluation
 
 
 class Classifier(Objective):
-    """Encoder, mean of the patch tokens, a new LayerNorm, a linear head."""
+    """Encoder, pooling, a new LayerNorm, a linear head."""
 
-    def __init__(self, encoder: Encoder, classes: int, label_smoothing: float, seed: int) -> None:
+    def __init__(self, encoder: Encoder, pooling: str, classes: int, label_smoothing: float, seed: int) -> None:
         super().__init__()
         encoder.body.norm = nn.Identity()  # fc_norm replaces it, as in BEiT and MAE
-        self.encoder, self.label_smoothing = encoder, label_smoothing
-        self.fc_norm = nn.LayerNorm(encoder.dim, eps=1e-6)
-        self.head = nn.Linear(encoder.dim, classes)
+        self.encoder, self.pooling, self.label_smoothing = encoder, pooling, label_smoothing
+        width = encoder.dim * (2 if pooling == "both" else 1)
+        self.fc_norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "head"))
             nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -41,7 +42,9 @@ class Classifier(Objective):
         return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
 
     def logits(self, raw: Tensor) -> Tensor:
-        return self.head(self.fc_norm(self.encoder(normalize(raw)).patches.mean(1)))
+        last = self.encoder.depth - 1
+        tokens = self.encoder(normalize(raw), taps=(last,)).taps[last]
+        return self.head(self.fc_norm(self.encoder.pooled(tokens, self.pooling)))
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
         logits = self.logits(micro["raw"]).float()
@@ -54,7 +57,9 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     seed, bf16 = derive(under_test.seed, "finetune"), settings["precision"] == "bf16"
     return sweep(
         under_test, settings, runtime, seed=seed, dataset=Keyed(train, seed), size=len(train),
-        make_model=lambda encoder: Classifier(encoder, train.classes, settings["label_smoothing"], under_test.seed),
+        make_model=lambda encoder: Classifier(
+            encoder, under_test.pooling, train.classes, settings["label_smoothing"], under_test.seed
+        ),
         validate=lambda model: accuracy(model, val, runtime, bf16),
         test=lambda model: {"accuracy": accuracy(model, test, runtime, bf16)},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""k nearest neighbors on frozen features: nothing is trained; layer and k are chosen on held-out images."""
+"""k nearest neighbors on frozen features: nothing is trained; pooling, layer and k are chosen."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimbench.evals.common import EncoderUnderTest, at_edge, percent
-from mimbench.evals.features import frozen_splits
+from mimbench.evals.features import POOLINGS, Split, chosen_part, frozen_splits
 from mimbench.runtime import Runtime
 
 CHUNK = 4096  # queries whose similarities to the whole bank fit in memory
 
 
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    train, val, test = frozen_splits(under_test, runtime)
-    bank = F.normalize(train.features, dim=-1)
+    train, val, test = frozen_splits(under_test)
     neighbors = [k for k in settings["neighbors"] if k <= len(train.labels)]
 
-    def predict(features: Tensor, layer: int, neighbors: list[int]) -> Tensor:
+    def predict(split: Split, layer: int, pooling: str, neighbors: list[int]) -> Tensor:
         """(len(neighbors), n) classes."""
-        nearby, labels = bank[layer].to(runtime.device), train.labels.to(runtime.device)
-        chunks = (chunk.to(runtime.device) for chunk in F.normalize(features[layer], dim=-1).split(CHUNK))
-        voted = (votes(q, nearby, labels, train.classes, neighbors, settings["temperature"]) for q in chunks)
+        bank, queries = (F.normalize(chosen_part(part.features[layer], pooling), dim=-1) for part in (train, split))
+        nearby, labels = bank.to(runtime.device), train.labels.to(runtime.device)
+        voted = (votes(q.to(runtime.device), nearby, labels, train.classes, neighbors, settings["temperature"])
+                 for q in queries.split(CHUNK))  # fmt: skip
         return torch.cat([v.argmax(-1).cpu() for v in voted], dim=1)
 
     table = torch.tensor([
-        [percent(predicted == val.labels) for predicted in predict(val.features, layer, neighbors)]
-        for layer in range(len(bank))
-    ])  # (depth, len(neighbors))  # fmt: skip
-    layer, column = divmod(int(table.flatten().argmax()), len(neighbors))
+        [[percent(predicted == val.labels) for predicted in predict(val, layer, pooling, neighbors)] for pooling in POOLINGS]
+        for layer in range(len(train.features))
+    ])  # (depth, poolings, len(neighbors))  # fmt: skip
+    layer, pooling, column = (int(i) for i in torch.unravel_index(table.argmax(), table.shape))
     k = neighbors[column]
-    (predicted,) = predict(test.features, layer, [k])
+    (predicted,) = predict(test, layer, POOLINGS[pooling], [k])
     return {
         "metrics": {"accuracy": percent(predicted == test.labels)},
         "values": {
-            "chosen": {"layer": layer, "neighbors": k},
-            "by_layer": [{"layer": i, "val": float(row.max())} for i, row in enumerate(table)],
+            "chosen": {"layer": layer, "pooling": POOLINGS[pooling], "neighbors": k},
+            "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((1, 2)))],
+            "by_pooling": {name: float(best) for name, best in zip(POOLINGS, table.amax((0, 2)), strict=True)},
             "val": table.tolist(),
         },
         "flags": [] if k == 1 else at_edge("number of neighbors", k, neighbors),  # fewer than one cannot be tried

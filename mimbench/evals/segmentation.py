@@ -24,16 +24,11 @@ from mimbench.data.sources import source
 from mimbench.data.views import MEAN, STD
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.sweep import sweep
-from mimbench.models.encoder import Encoder
+from mimbench.models.encoder import Encoder, tapped_blocks
 from mimbench.pretrain.fit import Objective
 from mimbench.runtime import Runtime
 
 BATCH = 50  # of the evaluation
-
-
-def tapped_blocks(depth: int) -> tuple[int, ...]:
-    """Blocks at a third, a half, two thirds and the end: 3, 5, 7, 11 of 12; 7, 11, 15, 23 of 24."""
-    return tuple(max(0, round(depth * share) - 1) for share in (1 / 3, 1 / 2, 2 / 3, 1))
 
 
 class Backbone(nn.Module):
@@ -83,9 +78,7 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
     norm = {"type": "SyncBN" if torch.distributed.is_initialized() else "BN", "requires_grad": True}
     head = {"num_classes": classes, "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.1}
     return EncoderDecoder(
-        data_preprocessor={"type": SegDataPreProcessor, "mean": [255 * v for v in MEAN], "std": [255 * v for v in STD],
-                           "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": 255, "size": (size, size),
-                           "test_cfg": {"size": (size, size)}},
+        data_preprocessor={"type": SegDataPreProcessor, **preprocessor(size)},
         backbone={"type": nn.Identity},  # until the encoder replaces it
         neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
         decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
@@ -94,8 +87,17 @@ def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> Enc
         auxiliary_head={"type": FCNHead, "in_channels": dim, "in_index": 2, "num_convs": 1, "concat_input": False,
                         "channels": settings["auxiliary_channels"], **head,
                         "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 0.4, **weights}},
-        test_cfg=ConfigDict(mode="slide", crop_size=(size, size), stride=(size * 2 // 3, size * 2 // 3)),
+        test_cfg=ConfigDict(**sliding_window(size)),
     )  # fmt: skip
+
+
+def preprocessor(size: int) -> dict[str, Any]:
+    return {"mean": [255 * v for v in MEAN], "std": [255 * v for v in STD], "bgr_to_rgb": True, "pad_val": 0,
+            "seg_pad_val": 255, "size": (size, size), "test_cfg": {"size": (size, size)}}  # fmt: skip
+
+
+def sliding_window(size: int) -> dict[str, Any]:
+    return {"mode": "slide", "crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}
 
 
 def pipeline(train: bool, settings: dict[str, Any], size: int, *, fixed_size: bool) -> list[dict[str, Any]]:
@@ -132,8 +134,8 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     return sweep(
         under_test, settings, runtime, seed=seed, dataset=Seeded(train, seed), size=len(train),
         make_model=lambda encoder: Segmenter(encoder, classes, settings, under_test.seed, size),
-        validate=lambda model: measure(model, val, runtime, bf16)["miou"],
-        test=lambda model: measure(model, test, runtime, bf16),
+        validate=lambda model: measure(model.model, val, runtime, bf16)["miou"],
+        test=lambda model: measure(model.model, test, runtime, bf16),
     )  # fmt: skip
 
 
@@ -146,9 +148,9 @@ def _of_one_size(dataset: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 @torch.inference_mode()
-def measure(model: Segmenter, dataset: Any, runtime: Runtime, bf16: bool) -> dict[str, Any]:
+def measure(network: EncoderDecoder, dataset: Any, runtime: Runtime, bf16: bool) -> dict[str, Any]:
     """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in percent."""
-    network = model.model.eval()
+    network.eval()
     metric = IoUMetric(iou_metrics=["mIoU"])
     metric.dataset_meta = dataset.metainfo
     for group in _of_one_size(dataset):

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.loading import training_stream
-from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.errors import Diverged, RunFailed
+from mimbench.evals.common import WORST, EncoderUnderTest, rate_flags
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
@@ -25,13 +26,25 @@ def sweep(
 ) -> dict[str, Any]:  # fmt: skip
     """Train with each learning rate on `dataset` of `size` images; test the best one, once."""
     rates, by_lr, best = settings["learning_rates"], {}, None
-    schedules = [_schedule(settings, rate, size) for rate in rates]
+    schedules = [schedule_at(settings, rate, size) for rate in rates]
     for index, (rate, schedule) in enumerate(zip(rates, schedules, strict=True)):
         folder = under_test.work / f"lr-{rate:g}"
         encoder = under_test.encoder(drop_path=settings["drop_path"], size=settings.get("crop"))
         model, scale = make_model(encoder), layer_decay(encoder, settings["layer_decay"])
         part = replace(runtime, progress=_part(runtime, index, len(rates)))
-        fit(model, training_stream(dataset, size, schedule, seed, part), schedule, folder, seed, part, lr_scale=scale)
+        try:
+            fit(
+                model,
+                training_stream(dataset, size, schedule, seed, part),
+                schedule,
+                folder,
+                seed,
+                part,
+                lr_scale=scale,
+            )
+        except Diverged:
+            by_lr[f"{rate:g}"] = {"val": WORST}
+            continue
         # a shared file system may show each rank something else; the number is the same, as it follows from the weights
         note = folder / "val.json"
         by_lr[f"{rate:g}"] = measured = read_json(note) if note.exists() else {"val": validate(model)}
@@ -39,24 +52,25 @@ def sweep(
             write_json(note, measured, once=True)
         if best is None or measured["val"] > best[0]:
             best = (measured["val"], rate, model)
-    assert best is not None
+    if best is None:
+        raise RunFailed(f"training diverged at every learning rate: {', '.join(by_lr)}")
     _, chosen, model = best
     metrics = test(model)
     detail = metrics.pop("detail", {})
     return {
         "metrics": metrics,
         "values": {"chosen": {"lr": chosen}, "by_lr": by_lr, **detail},
-        "flags": at_edge("learning rate", chosen, rates) + _all_tie(by_lr),
+        "flags": rate_flags(by_lr, chosen) + _all_tie(by_lr),
         "images": sum(schedule.steps * schedule.batch for schedule in schedules),
     }
 
 
-def _schedule(settings: dict[str, Any], rate: float, size: int) -> ScheduleConfig:
+def schedule_at(settings: dict[str, Any], rate: float, size: int) -> ScheduleConfig:
     steps = max(1, settings["epochs"] * size // settings["batch"])
     return ScheduleConfig(
         steps=steps, batch=settings["batch"], lr=rate, min_lr=rate * settings["min_lr_ratio"],
         warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings["betas"]),
-        clip=settings["clip"], precision=settings["precision"],
+        clip=settings.get("clip"), precision=settings["precision"],
     )  # fmt: skip
 
 
@@ -77,6 +91,7 @@ def _part(runtime: Runtime, index: int, parts: int) -> Callable[[int, int], None
 
 def _all_tie(by_lr: dict[str, dict[str, float]]) -> list[str]:
     """A flag if no learning rate was better than another."""
-    if len(by_lr) > 1 and len({v["val"] for v in by_lr.values()}) == 1:
+    kept = [measured["val"] for measured in by_lr.values() if measured["val"] != WORST]
+    if len(kept) > 1 and len(set(kept)) == 1:
         return ["all learning rates tie on the held-out images: the first was taken"]
     return []

@@ -87,6 +87,12 @@ class Encoder(nn.Module):
             return positions
         return resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=1)
 
+    def pooled(self, tokens: Tensor, pooling: str) -> Tensor:
+        """Tokens (B, 1 + N, D), as a tap has them -> the mean of the patches, the class token, or both side by side."""
+        mean = lambda: tokens[:, 1:].mean(1)
+        cls = lambda: tokens[:, -1 if self.config.attention == "causal" else 0]  # causal: the last has seen all
+        return {"mean": mean, "class_token": cls, "both": lambda: torch.cat([mean(), cls()], dim=-1)}[pooling]()
+
     def layer_of(self, name: str) -> int:
         """For layer-wise decay: 0 before the blocks, l for block l (from 1), depth + 1 after them."""
         block = re.match(r"body\.blocks\.(\d+)\.", name)
@@ -94,6 +100,11 @@ class Encoder(nn.Module):
             return int(block.group(1)) + 1
         before = ("body.cls_token", "body.pos_embed", "body.patch_embed", "mask_token")
         return 0 if name.startswith(before) else self.depth + 1
+
+
+def tapped_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks at a third, a half, two thirds and the end: 3, 5, 7, 11 of 12; 7, 11, 15, 23 of 24."""
+    return tuple(max(0, round(depth * share) - 1) for share in (1 / 3, 1 / 2, 2 / 3, 1))
 
 
 def make_encoder(

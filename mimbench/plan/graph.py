@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mimbench import env, protocols, registry
 from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
-from mimbench.kinds import KINDS
+from mimbench.kinds import KINDS, in_order
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -66,17 +66,20 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
-    sources, columns = functools.cache(source), _columns(grid, precision)
-    check_protocols(columns, grid, sources)
+    sources, measured = functools.cache(source), _protocols(grid, precision)
+    columns = [measured[name] for name in grid.protocols]
+    check_protocols(measured.values(), grid, sources)
     for row in grid.rows:
-        check_row(row, columns, grid, sources)
+        check_row(row, measured.values(), grid, sources)
     plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
-    evaluations = _evaluation_specs(grid, columns, sources)
+    evaluations = _evaluation_specs(grid, measured, sources)
     for row in grid.rows:
         trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights else None
         behind = _behind(row, grid, trainings)
-        plan.keys[row.name] = fingerprint([trained, architecture(row.recipe.encoder), evaluations, *behind])
+        plan.keys[row.name] = fingerprint(
+            [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
+        )
         if row.recipe.weights is not None:
             plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = Path(row.recipe.weights)
     for seed in grid.seeds:
@@ -93,13 +96,20 @@ def _behind(row: Row, grid: Grid, trainings: Trainings) -> list[Any]:
     return [[role, trainings[name], *_behind(rows[name], grid, trainings)] for role, name in sorted(roles.items())]
 
 
-def _columns(grid: Grid, precision: str) -> list[protocols.ProtocolSpec]:
-    for name in grid.settings:
-        check_known("--set", "protocol of the grid", name, grid.protocols)
+def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
+    """Those of the grid, and those whose choice they take over."""
     place = f"{grid.config}: protocols"
-    return [
-        protocols.load(name, grid.protocol_scale, place, grid.settings.get(name), precision) for name in grid.protocols
-    ]
+    for name in grid.protocols:
+        check_known(place, "protocol", name, protocols.PROTOCOLS)
+    names = protocols.with_parents(grid.protocols)
+    for name in grid.settings:
+        check_known("--set", "protocol of the grid", name, names)
+    found: dict[str, protocols.ProtocolSpec] = {}
+    for name in names:
+        spec = protocols.load(name, grid.protocol_scale, place, grid.settings.get(name), precision)
+        rests_on = {parent: found[parent].fingerprint for parent in KINDS[name].builds_on if parent in found}
+        found[name] = replace(spec, rests_on=rests_on)
+    return found
 
 
 def _resolved(config: Any, precision: str) -> dict[str, Any]:
@@ -146,22 +156,38 @@ def _objective_spec(recipe: Recipe) -> dict[str, Any]:
     return spec
 
 
-def _evaluation_specs(grid: Grid, columns: list[protocols.ProtocolSpec], sources: Sources) -> list[dict[str, Any]]:
+def _evaluation_specs(
+    grid: Grid, measured: dict[str, protocols.ProtocolSpec], sources: Sources
+) -> dict[str, dict[str, Any]]:
+    """The specs of a row's evaluations by kind, without encoder, seed and parents."""
     evaluation = grid.evaluation
     images = sources(evaluation.data.name)
     data = {**as_spec(evaluation.data), **images.facts(evaluation.data)}
-    counts = {"labeled": evaluation.labeled, "val": evaluation.val, "test": evaluation.test}
-    images.check_counts(counts, f"scale {grid.scale}: evaluation")
-    specs = []
-    for column in columns:
-        protocol = {k: getattr(column, k) for k in ("name", "version", "fingerprint", "settings")}
-        extra: dict[str, Any] = {}
-        if KINDS[column.name].reads_masks:
-            name = evaluation.segmentation_data or evaluation.data.name
-            extra = {"segmentation_data": name, **sources(name).segmentation_facts()}
-        specs.append({"kind": column.name, "version": column.version, "protocol": protocol, "metric": column.metric,
-                      "data": data, "counts": counts, "threads": grid.threads, **extra})  # fmt: skip
+    place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
+    images.check_counts(of_labels, place)
+    specs = {}
+    for name in with_features(measured):
+        kind = KINDS[name]
+        spec = {"kind": name, "data": data, "counts": of_labels, "threads": grid.threads}
+        if name in measured:
+            column = measured[name]
+            protocol = {k: getattr(column, k) for k in ("name", "version", "fingerprint", "settings")}
+            rests_on = {"rests_on": column.rests_on} if column.rests_on else {}
+            spec |= {"version": column.version, "protocol": {**protocol, **rests_on}, "metric": column.metric}
+        else:
+            spec |= {"version": kind.version}
+        if kind.reads_masks:
+            masks = evaluation.segmentation_data or evaluation.data.name
+            counts = as_spec(evaluation.segmentation_counts())
+            spec |= {"segmentation_data": masks, **sources(masks).segmentation_facts(), "counts": counts}
+            sources(masks).check_counts(counts, f"{place}.segmentation", masks=True)
+        specs[name] = spec
     return specs
+
+
+def with_features(names: Iterable[str]) -> list[str]:
+    """The kinds of run that protocols need, in the order of the work."""
+    return in_order({kind for name in names for kind in (name, *KINDS[name].builds_on) if kind != "encoder"})
 
 
 def _train(plan: Plan, row: Row, seed: int, trainings: Trainings) -> dict[str, str]:
@@ -185,16 +211,17 @@ def encoder_of(runs: dict[str, str]) -> str:
 
 
 def _plan_row(
-    plan: Plan, row: Row, seed: int, trainings: Trainings, evaluations: list[dict[str, Any]]
+    plan: Plan, row: Row, seed: int, trainings: Trainings, evaluations: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
     """One row at one seed: its training, then its evaluations. Returns their names by role or kind."""
     trained = _train(plan, row, seed, trainings)
     runs = {role.partition(".")[0]: run for role, run in reversed(trained.items())}  # one tokenizer per row is shown
     runs = dict(reversed(runs.items()))
-    parents = {"encoder": encoder_of(runs)} if runs else {}
-    encoder = architecture(row.recipe.encoder)
-    for spec in evaluations:
-        runs[spec["kind"]] = plan.add({**spec, "encoder": encoder, "seed": seed, "parents": parents})
+    encoder = {"encoder": encoder_of(runs)} if runs else {}
+    config = architecture(row.recipe.encoder)
+    for kind, spec in evaluations.items():
+        parents = {role: {**runs, **encoder}[role] for role in KINDS[kind].builds_on if role != "encoder" or encoder}
+        runs[kind] = plan.add({**spec, "encoder": config, "seed": seed, "parents": parents})
     return runs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mimbench.plan.terms import check_terms
 from mimbench.protocols import ProtocolSpec
 
 
-def check_protocols(columns: list[ProtocolSpec], grid: Grid, sources: Sources) -> None:
+def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """The protocols' settings against the data of the evaluation."""
     evaluation = grid.evaluation
     size = evaluation.data.size
@@ -31,7 +32,7 @@ def check_protocols(columns: list[ProtocolSpec], grid: Grid, sources: Sources) -
                 )
 
 
-def check_row(row: Row, columns: list[ProtocolSpec], grid: Grid, sources: Sources) -> None:
+def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """A row's parts against one another, its data and the protocols."""
     recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
     size = grid.evaluation.data.size

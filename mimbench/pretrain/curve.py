@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch import Tensor
 
-from mimbench.errors import RunFailed
+from mimbench.errors import Diverged
 from mimbench.runtime import Runtime
 from mimbench.store.files import write_atomically
 
@@ -40,7 +40,7 @@ class Curve:
         loss = float(mean)
         loss_sum.zero_()
         if not math.isfinite(loss):
-            raise RunFailed(f"the loss became {loss} before step {step}; try a lower learning rate")
+            raise Diverged(f"the loss became {loss} before step {step}; try a lower learning rate")
         if self.runtime.rank:
             return
         norm = math.nan if grad_norm is None else float(grad_norm)

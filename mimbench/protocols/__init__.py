@@ -7,7 +7,8 @@ version and settings: where it differs, two numbers may not stand in one column.
 from __future__ import annotations
 
 import importlib.resources
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -15,7 +16,7 @@ import yaml
 from mimbench.config.coerce import coerce
 from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
 from mimbench.errors import check_known
-from mimbench.kinds import PROTOCOLS
+from mimbench.kinds import KINDS, PROTOCOLS, in_order
 from mimbench.store.files import fingerprint
 
 DISTINCT = Range(  # each trains in a folder named by six digits
@@ -37,6 +38,7 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "clip": Positive | None,
     "precision": Literal["auto", "fp32", "bf16"],
     "neighbors": Annotated[list[Count], FILLED],
+    "bank": Count,
     "temperature": Annotated[float, at_least(0.0125)],  # for exp(1 / temperature) to fit 32 bits
     "crop": Count | None,  # None: the size of the data
     "resize": tuple[Count, Count] | None,
@@ -57,10 +59,20 @@ class ProtocolSpec:
     unit: str
     summary: str
     settings: dict[str, Any]
+    rests_on: dict[str, str] = field(default_factory=dict)  # fingerprints of the protocols whose choice it takes over
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint({"name": self.name, "version": self.version, "settings": self.settings})
+        rests_on = {"rests_on": self.rests_on} if self.rests_on else {}
+        return fingerprint({"name": self.name, "version": self.version, "settings": self.settings, **rests_on})
+
+
+def with_parents(names: Iterable[str]) -> list[str]:
+    """The protocols, and those whose choice they take over, in the order of the work."""
+    found = set(names)
+    while more := {parent for name in found for parent in KINDS[name].builds_on if parent in PROTOCOLS} - found:
+        found |= more
+    return in_order(found)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     found = {
         column.protocol: _scores(analysis.grid, column.protocol, lambda values: [
             (float(rate), entry["val"]) for rate, entry in values.get("by_lr", {}).items()
+            if entry["val"] >= 0  # below: it diverged
         ])
         for column in analysis.grid.columns
     }  # fmt: skip

@@ -34,10 +34,17 @@ def _flags(record: RunRecord, grid: Grid) -> list[str]:
     flags = list(record.result["flags"])
     for used in record.result.get("parents", {}).values():
         parent = grid.records.get(used["run"])
-        if parent and parent.result and parent.result["weights_sha256"] != used["weights_sha256"]:
+        if parent and parent.result and _is_stale(used, parent.result):
             flags.append(f"stale: the parent {parent.name} was retrained. Move this run's folder away and run the grid "
                          "again")  # fmt: skip
     return flags
+
+
+def _is_stale(used: dict[str, Any], parent: dict[str, Any]) -> bool:
+    """Whether the parent left something else since: weights, or the hyper-parameters that it chose."""
+    if "weights_sha256" in used:
+        return bool(used["weights_sha256"] != parent["weights_sha256"])
+    return bool(used["chosen"] != parent["values"]["chosen"])
 
 
 def run_notices(grid: Grid) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from mimbench.config.schema import DataConfig, EncoderConfig, from_spec
 from mimbench.evals.common import EncoderUnderTest
-from mimbench.run.weights import parent_weights
+from mimbench.kinds import KINDS
+from mimbench.run.weights import parent_choice, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.files import fingerprint
 from mimbench.store.results import RunFolder, Store
@@ -15,17 +16,27 @@ from mimbench.store.results import RunFolder, Store
 Evaluate = Callable[[EncoderUnderTest, dict[str, Any], Runtime], dict[str, Any]]
 
 
+def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tuple[EncoderUnderTest, dict[str, Any]]:
+    """What an evaluation gets, and what to record of its parents."""
+    weights, parents, pooling = {}, {}, ""
+    for role, name in spec["parents"].items():
+        if KINDS[store.run(name).kind].leaves_weights:
+            weights[role], parents[role] = parent_weights(store, name)
+        else:
+            chosen = parent_choice(store, name)
+            parents[role], pooling = {"run": name, "chosen": chosen}, chosen["pooling"]
+    under_test = EncoderUnderTest(
+        config=from_spec(EncoderConfig, spec["encoder"]), weights=weights.get("encoder"), features=weights.get("features"),
+        pooling=pooling, seed=spec["seed"], data=from_spec(DataConfig, spec["data"]),
+        segmentation_data=spec.get("segmentation_data", ""), counts=spec["counts"], cache=store.cache, work=folder.work,
+    )  # fmt: skip
+    return under_test, parents
+
+
 def evaluate(
     protocol: Evaluate, store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime
 ) -> tuple[dict[str, Any], int]:
-    weights, parents = None, {}
-    if "encoder" in spec["parents"]:
-        weights, parents["encoder"] = parent_weights(store, spec["parents"]["encoder"])
-    under_test = EncoderUnderTest(
-        config=from_spec(EncoderConfig, spec["encoder"]), weights=weights, seed=spec["seed"],
-        data=from_spec(DataConfig, spec["data"]), segmentation_data=spec.get("segmentation_data", ""),
-        counts=spec["counts"], cache=store.cache, work=folder.work,
-    )  # fmt: skip
+    under_test, parents = put_under_test(store, folder, spec)
     measured = protocol(under_test, spec["protocol"]["settings"], runtime)
     images = measured.pop("images", 0)
     facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}

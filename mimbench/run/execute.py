@@ -102,7 +102,7 @@ def _discard_stale_work(store: Store, folder: RunFolder, spec: dict[str, Any]) -
     """Partial work from weights that a parent no longer has (it was retrained since) cannot be continued."""
     parents = [store.run(name) for name in spec.get("parents", {}).values()]
     try:
-        now = {parent.name: parent.result().get("weights_sha256") for parent in parents if parent.done()}
+        now = {parent.name: _left(parent.result()) for parent in parents if parent.done()}
     except UserError:  # reported when the weights are loaded
         return
     if not now:
@@ -116,6 +116,11 @@ def _discard_stale_work(store: Store, folder: RunFolder, spec: dict[str, Any]) -
         for path in [path for name in PARTIAL for path in folder.work.rglob(name)]:
             path.unlink()
     write_json(noted, now)
+
+
+def _left(result: dict[str, Any]) -> Any:
+    """What children take from a run: its weights, or what it chose."""
+    return result["weights_sha256"] if "weights_sha256" in result else result["values"].get("chosen")
 
 
 def _check_same_weights(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -132,7 +137,7 @@ def _prune(folder: RunFolder, result: dict[str, Any]) -> None:
     chosen = result["values"].get("chosen", {}).get("lr")
     for path in folder.work.rglob("*"):
         kept = chosen is not None and path.parent.name == f"lr-{chosen:g}"
-        if path.name.endswith(".tmp") or (path.name == "final.pt" and not kept):
+        if path.name.endswith(".tmp") or path.name == "checkpoint.pt" or (path.name == "final.pt" and not kept):
             path.unlink(missing_ok=True)
 
 

@@ -24,6 +24,14 @@ def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
     return path, {"run": name, "weights_sha256": recorded}
 
 
+def parent_choice(store: Store, name: str) -> dict[str, Any]:
+    """The hyper-parameters that a parent, an evaluation, chose."""
+    parent = store.run(name)
+    if not parent.done():
+        raise RunFailed(f"the parent {name} has no result yet; run the grid again, it will be run first")
+    return dict(parent.result()["values"]["chosen"])
+
+
 def encoder_config(store: Store, name: str) -> EncoderConfig:
     """Of the encoder that a run leaves."""
     spec = store.run(name).spec()

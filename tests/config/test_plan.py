@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimbench.config.grid import load_grid
+from mimbench.errors import UserError
 from mimbench.plan.estimate import estimate
 from mimbench.plan.graph import make_plan, wanted
 from mimbench.plan.record import describe, prepare
@@ -14,7 +17,7 @@ from mimbench.store.files import read_json
 from mimbench.store.records import read_grid, write_record
 from mimbench.store.results import run_name
 
-EVALUATIONS = {"finetune", "segmentation", "linear_probe", "knn"}
+EVALUATIONS = {"features", "finetune", "segmentation", "segmentation_linear", "linear_probe", "knn"}
 
 
 def plan_of(path, *sets, **more):
@@ -48,7 +51,7 @@ def test_rows_with_equal_recipes_share_all_runs(tmp_path):
     )
     plan = plan_of(str(path))
     assert plan.rows["a"] == plan.rows["b"]
-    assert len(plan.runs) == 3
+    assert len(plan.runs) == 4
 
 
 def test_editing_a_protocol_touches_that_evaluation_alone(ablations):
@@ -182,3 +185,39 @@ def test_a_row_is_described_in_a_few_words(ablations):
     assert rows["beit"] == "dvae, blockwise masking, cross_entropy over masked positions, 1500 steps"
     assert "over all positions" in rows["recover-all"]
     assert rows["scratch"] == "no pre-training"
+
+
+def test_fine_tuning_waits_for_the_linear_probe_whose_pooling_it_takes(tmp_path):
+    path = tmp_path / "mine.yaml"
+    grid = {"base": "beit", "seeds": 1, "protocols": ["finetune"], "rows": [{"name": "a"}]}
+    path.write_text(yaml.safe_dump(grid))
+    plan = plan_of(str(path))
+    runs = plan.rows["a"][0]
+    spec = plan.runs[runs["finetune"]].spec
+    assert spec["parents"] == {"encoder": runs["pretrain"], "linear_probe": runs["linear_probe"]}
+    assert [column.name for column in plan.columns] == ["finetune"]  # the probe is run, and has no column
+    changed = plan_of(str(path), "protocols.linear_probe.epochs=6")
+    assert changed.columns[0].fingerprint != plan.columns[0].fingerprint
+
+
+def test_evaluations_on_frozen_features_share_their_extraction(ablations):
+    plan = plan_of(ablations, seeds=1, only=("beit",))
+    runs = plan.rows["beit"][0]
+    for kind in ("linear_probe", "knn"):
+        assert plan.runs[runs[kind]].spec["parents"] == {"features": runs["features"]}
+    assert plan.runs[runs["features"]].spec["parents"] == {"encoder": runs["pretrain"]}
+
+
+def test_segmentation_has_image_counts_of_its_own(tmp_path):
+    scale = tmp_path / "few.yaml"
+    text = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
+    text["evaluation"]["segmentation"] = {"labeled": 20, "val": 10, "test": 12}
+    scale.write_text(yaml.safe_dump({**text, "scale": "smoke"}))
+    plan = make_plan(load_grid("ablations", scale=str(scale), seeds=1, only=("scratch",)))
+    runs = plan.rows["scratch"][0]
+    assert plan.runs[runs["segmentation"]].spec["counts"] == {"labeled": 20, "val": 10, "test": 12}
+    assert plan.runs[runs["knn"]].spec["counts"] == {"labeled": 96, "val": 64, "test": 96}
+    text["evaluation"]["segmentation"]["test"] = 10**6
+    scale.write_text(yaml.safe_dump({**text, "scale": "smoke"}))
+    with pytest.raises(UserError, match=r"evaluation\.segmentation: shapes/test: requested 1000000 images"):
+        make_plan(load_grid("ablations", scale=str(scale), seeds=1))

@@ -262,7 +262,7 @@ def test_another_teacher_row_is_another_run(tmp_path):
 
 def test_a_row_without_pretraining_needs_no_teacher_row(tmp_path):
     rows = [row(**LATENT, teacher={"row": "b", "keep": "student"}, pretrain=False), row("b")]
-    assert set(make_plan(load_grid(written(tmp_path, rows=rows))).rows["a"][0]) == {"knn"}
+    assert set(make_plan(load_grid(written(tmp_path, rows=rows))).rows["a"][0]) == {"features", "knn"}
 
 
 def test_a_mistyped_term_of_a_setting_is_refused_with_the_nearest_name(tmp_path):

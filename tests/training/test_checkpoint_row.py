@@ -77,7 +77,7 @@ def test_the_encoder_of_the_row_computes_what_timms_model_does(tmp_path, cache, 
         torch.save({"model": model.state_dict()} if "wrapped" in file else model.state_dict(), path)
     plan = planned(tmp_path, path)
     store, runs = prepared(plan, tmp_path, cache), plan.rows["theirs"][0]
-    assert set(runs) == {"checkpoint", "knn"}
+    assert set(runs) == {"checkpoint", "features", "knn"}
     for name in runs.values():
         execute(store, name, Runtime())
     spec = plan.runs[runs["knn"]].spec
@@ -90,7 +90,7 @@ def test_the_encoder_of_the_row_computes_what_timms_model_does(tmp_path, cache, 
     torch.testing.assert_close(ours.patches, theirs[:, 1:], atol=1e-5, rtol=1e-5)
     result = store.run(runs["checkpoint"]).result()
     assert result["values"]["left_out"] == ["head.bias", "head.weight"]
-    assert store.run(runs["knn"]).result()["parents"]["encoder"]["weights_sha256"] == result["weights_sha256"]
+    assert store.run(runs["features"]).result()["parents"]["encoder"]["weights_sha256"] == result["weights_sha256"]
 
 
 def test_the_key_is_the_content_of_the_file_not_its_name(tmp_path, weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,16 @@ from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.segmentation import open_split
 from mimbench.data.sources import source
 from mimbench.data.sources.builtin import load_masks
-from mimbench.errors import UserError
-from mimbench.evals import finetune, knn, linear_probe, segmentation
+from mimbench.errors import RunFailed, UserError
+from mimbench.evals import attentive_probe, dense, finetune, heads, knn, linear_probe, segmentation
 from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.evals.features import extract_splits
 from mimbench.evals.sweep import layer_decay
+from mimbench.kinds import KINDS
+from mimbench.models.encoder import tapped_blocks
+from mimbench.parts import Encoded
 from mimbench.runtime import Runtime
+from mimbench.store.weights import save_weights
 
 SMALL = EncoderConfig(patch=4, dim=32, depth=2, heads=2)
 
@@ -27,7 +33,10 @@ SMALL = EncoderConfig(patch=4, dim=32, depth=2, heads=2)
 @pytest.fixture
 def under_test(tmp_path, cache):
     counts = {"labeled": 64, "test": 40, "val": 32}  # sorted, as spec.json has them
-    return EncoderUnderTest(SMALL, None, 0, DataConfig(), "shapes", counts, cache, tmp_path / "work")
+    without = EncoderUnderTest(SMALL, None, None, "mean", 0, DataConfig(), "shapes", counts, cache, tmp_path / "work")
+    features = tmp_path / "features.pt"
+    save_weights(extract_splits(without, Runtime()), features)
+    return replace(without, features=features)
 
 
 def settings(name, **changes):
@@ -38,7 +47,7 @@ def test_a_fingerprint_depends_only_on_version_and_settings():
     first = protocols.load("knn", "smoke", "test")
     assert protocols.load("knn", "smoke", "elsewhere").fingerprint == first.fingerprint
     assert protocols.load("knn", "smoke", "test", {"temperature": 0.1}).fingerprint != first.fingerprint
-    assert replace(first, version=2).fingerprint != first.fingerprint
+    assert replace(first, version=3).fingerprint != first.fingerprint
 
 
 def test_every_protocol_that_trains_tries_at_least_three_learning_rates():
@@ -50,19 +59,19 @@ def test_every_protocol_that_trains_tries_at_least_three_learning_rates():
 @pytest.mark.parametrize("name", protocols.PROTOCOLS)
 def test_the_test_split_is_measured_once_and_chooses_nothing(under_test, name, monkeypatch):
     """With other test labels the same settings are chosen."""
-    module = {"finetune": finetune, "knn": knn, "linear_probe": linear_probe, "segmentation": segmentation}[name]
+    module = importlib.import_module(f"mimbench.evals.{name}")
     first = module.evaluate(under_test, settings(name), Runtime())
-    if name == "segmentation":
-        original = segmentation.measure
-        calls = []
+    if KINDS[name].reads_masks:
+        original, opened = segmentation.open_split, []
 
-        def counted(model, dataset, *rest):
-            calls.append(dataset.img_dir if hasattr(dataset, "img_dir") else dataset.data_prefix["img_path"])
-            return original(model, dataset, *rest)
+        def counted(root, split, *rest):
+            opened.append(split)
+            return original(root, split, *rest)
 
-        monkeypatch.setattr(segmentation, "measure", counted)
-        segmentation.evaluate(replace(under_test, work=under_test.work / "again"), settings(name), Runtime())
-        assert sum(str(c).rstrip("/").endswith("images/test") for c in calls) == 1
+        for user in (segmentation, dense):
+            monkeypatch.setattr(user, "open_split", counted)
+        module.evaluate(replace(under_test, work=under_test.work / "again"), settings(name), Runtime())
+        assert sorted(opened) == ["labeled", "test", "val"]
         return
     images = EncoderUnderTest.images
 
@@ -85,11 +94,21 @@ def test_no_two_splits_of_the_built_in_data_share_an_image(cache):
     assert len(set.union(*seen)) == sum(map(len, seen))
 
 
+def one_hot(labels, classes):
+    return lambda index: torch.nn.functional.one_hot(labels[index], classes).float()
+
+
 def test_probe_heads_trained_together_equal_heads_trained_alone():
-    features, labels = torch.randn(3, 50, 8), torch.randint(0, 4, (50,))
-    together = linear_probe.train_heads(features, labels, 4, settings("linear_probe", learning_rates=[0.01, 0.1]), 0)
-    alone = linear_probe.train_heads(features[1:2], labels, 4, settings("linear_probe", learning_rates=[0.1]), 0)
-    assert torch.allclose(together[1][1], alone[0][0], atol=1e-5)
+    """Of one learning rate, one layer, and one half of the features: what `mean` and `class_token` are."""
+    features, targets = torch.randn(3, 50, 8), one_hot(torch.randint(0, 4, (50,)), 4)
+    both = settings("linear_probe", learning_rates=[0.01, 0.1])
+    together = heads.train_heads(features, targets, linear_probe.reads(features), both, 0)
+    alone = settings("linear_probe", learning_rates=[0.1])
+    for pooling, part in ((0, features[1:2, :, :4]), (1, features[1:2, :, 4:]), (2, features[1:2])):
+        (expected,) = heads.train_heads(part, targets, torch.ones(1, part.shape[-1]), alone, 0)
+        found, read = together[1][1, pooling], heads.with_bias(linear_probe.reads(features))[pooling].bool()
+        assert torch.allclose(found[read], expected[0, 0], atol=1e-5)
+        assert not found[~read].any()
 
 
 def test_the_probe_reaches_scipys_optimum_on_an_easy_problem():
@@ -105,8 +124,10 @@ def test_the_probe_reaches_scipys_optimum_on_an_easy_problem():
 
     best = minimize(loss, np.zeros(18), method="L-BFGS-B").fun
     long = settings("linear_probe", learning_rates=[0.05], epochs=600, batch=60, weight_decay=0.0)
-    head = linear_probe.train_heads(torch.from_numpy(x).float()[None], torch.from_numpy(y), 3, long, 0)[0][0]
-    assert loss(head.double().numpy().ravel()) == pytest.approx(best, abs=2e-3)
+    (head,) = heads.train_heads(
+        torch.from_numpy(x).float()[None], one_hot(torch.from_numpy(y), 3), torch.ones(1, 5), long, 0
+    )
+    assert loss(head[0, 0].double().numpy().ravel()) == pytest.approx(best, abs=2e-3)
 
 
 def test_nearest_neighbors_agree_with_a_loop():
@@ -125,7 +146,7 @@ def test_nearest_neighbors_agree_with_a_loop():
 def test_predictions_do_not_depend_on_the_chunk_size(under_test, monkeypatch, protocol):
     frozen = settings(protocol.__name__.rpartition(".")[2])
     whole = protocol.evaluate(under_test, frozen, Runtime())
-    monkeypatch.setattr(protocol, "CHUNK", 7)
+    monkeypatch.setattr(heads if protocol is linear_probe else protocol, "CHUNK", 7)
     assert protocol.evaluate(under_test, frozen, Runtime()) == whole
 
 
@@ -154,8 +175,8 @@ def test_learning_rates_decay_from_the_head_to_the_patch_embedding(under_test):
 
 
 def test_upernet_reads_the_same_blocks_as_in_beit():
-    assert segmentation.tapped_blocks(12) == (3, 5, 7, 11)
-    assert segmentation.tapped_blocks(24) == (7, 11, 15, 23)
+    assert tapped_blocks(12) == (3, 5, 7, 11)
+    assert tapped_blocks(24) == (7, 11, 15, 23)
 
 
 def test_built_in_segmentation_data_hold_the_rendered_images_and_masks(under_test):
@@ -236,7 +257,7 @@ def test_the_mean_iou_equals_that_of_a_confusion_matrix(under_test, monkeypatch)
     root = source("shapes").segmentation_root(under_test.data, under_test.counts, under_test.cache)
     dataset = open_split(root, "test", segmentation.pipeline(False, settings("segmentation"), 32, fixed_size=True))
     model = segmentation.Segmenter(under_test.encoder(), 13, settings("segmentation"), 0, 32)
-    measured = segmentation.measure(model, dataset, Runtime(), False)
+    measured = segmentation.measure(model.model, dataset, Runtime(), False)
     confusion = np.zeros((13, 13))
     model.eval()
     for index in range(len(dataset)):
@@ -274,3 +295,122 @@ def test_images_larger_than_the_crop_are_segmented_by_a_sliding_window(under_tes
             total[..., left : left + 32] += network.encode_decode(window, [{"img_shape": (32, 32)}])[0]
             count[..., left : left + 32] += 1
     assert torch.allclose(logits, total / count, atol=1e-4)
+
+
+def test_a_learning_rate_that_diverges_scores_worst_and_the_others_count(under_test, monkeypatch):
+    rates = [0.001, 1e30]
+    measured = finetune.evaluate(under_test, settings("finetune", learning_rates=rates, clip=None, epochs=4), Runtime())
+    assert measured["values"]["chosen"]["lr"] == 0.001
+    assert measured["values"]["by_lr"]["1e+30"]["val"] < 0
+    assert measured["flags"] == ["diverged at learning rate 1e+30"]
+    with pytest.raises(RunFailed, match="diverged at every learning rate: 1e\\+29, 1e\\+30"):
+        finetune.evaluate(
+            replace(under_test, work=under_test.work / "all"),
+            settings("finetune", learning_rates=[1e29, 1e30], clip=None, epochs=4), Runtime(),
+        )  # fmt: skip
+
+
+def test_a_probe_at_absurd_rates_is_flagged_as_diverged(under_test):
+    measured = linear_probe.evaluate(under_test, settings("linear_probe", learning_rates=[0.01, 1e6, 1e30]), Runtime())
+    assert measured["values"]["chosen"]["lr"] == 0.01
+    assert "diverged at learning rate 1e+06, 1e+30" in measured["flags"]
+    attentive = settings("attentive_probe", learning_rates=[0.001, 1e30], epochs=4)
+    measured = attentive_probe.evaluate(under_test, attentive, Runtime())
+    assert measured["values"]["chosen"]["lr"] == 0.001
+    assert measured["flags"] == ["diverged at learning rate 1e+30"]
+
+
+def test_the_pooling_that_the_probe_chose_is_what_fine_tuning_reads(under_test):
+    """The logits follow from the class token, the patches, or both, and from nothing else."""
+    raw = torch.rand(2, 3, 32, 32)
+    tokens = torch.randn(2, 65, 32)
+    for pooling, moved in (("mean", slice(1, None)), ("class_token", slice(0, 1)), ("both", slice(None))):
+        model = finetune.Classifier(under_test.encoder(), pooling, 12, 0.0, 0).eval()
+        last = model.encoder.depth - 1
+
+        def logits(value, model=model, last=last):
+            model.encoder.forward = lambda image, taps: Encoded(value[:, 1:], value[:, 0], None, {last: value})
+            return model.logits(raw)
+
+        changed = tokens.clone()
+        changed[:, moved] += 1 + torch.rand_like(changed[:, moved])
+        assert not torch.allclose(logits(changed), logits(tokens))
+        kept = tokens + 0
+        kept[:, [i for i in range(65) if i not in range(65)[moved]]] = 7.0
+        assert torch.equal(logits(kept), logits(tokens))
+
+
+def test_attentive_heads_trained_together_equal_heads_trained_alone(under_test):
+    frozen = settings("attentive_probe", learning_rates=[0.003, 0.01])
+    together = attentive_probe.evaluate(under_test, frozen, Runtime())
+    alone = attentive_probe.evaluate(
+        replace(under_test, work=under_test.work / "alone"), {**frozen, "learning_rates": [0.01]}, Runtime()
+    )
+    assert together["values"]["val"][1] == alone["values"]["val"][0]
+
+
+def test_an_attentive_head_is_torchs_attention_within_a_prenorm_block():
+    head = attentive_probe.AttentiveHead(16, 4, 5)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([head.q.weight, head.kv.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([head.q.bias, head.kv.bias]))
+        theirs.out_proj.load_state_dict(head.proj.state_dict())
+        tokens = torch.randn(3, 7, 16)
+        keys = head.norm_tokens(tokens)
+        x = head.query.expand(3, -1, -1)
+        x = x + theirs(x, keys, keys)[0]
+        x = x + head.mlp(head.norm_pooled(x))
+        expected = head.head(head.norm_out(x))[:, 0]
+        assert torch.allclose(head(tokens), expected, atol=1e-5)
+
+
+def test_the_encoder_of_a_frozen_protocol_does_not_change(under_test):
+    before = {k: v.clone() for k, v in under_test.encoder().state_dict().items()}
+    encoder = under_test.encoder()
+    model = attentive_probe.AttentiveProbe(encoder, 2, (0, 1), 12, 0)
+    assert [n for n, p in model.named_parameters() if p.requires_grad and "encoder" in n] == []
+    model({"raw": torch.rand(2, 3, 32, 32), "label": torch.tensor([0, 1]), "share": 0.5}).backward()
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+
+
+def test_pixels_of_each_class_are_counted_by_patch():
+    labels = torch.randint(0, 4, (2, 8, 12))
+    labels[0, :4, :4] = 255
+    found = dense.class_pixels(labels, 4, 4)
+    assert found.shape == (2 * 2 * 3, 4)
+    for index in range(12):
+        image, row, column = index // 6, index % 6 // 3, index % 3
+        patch = labels[image, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        assert found[index].tolist() == [(patch == c).sum().item() for c in range(4)]
+
+
+def test_the_score_on_patches_is_the_miou_of_their_pixels():
+    labels, predicted = torch.randint(0, 3, (2, 8, 8)), torch.randint(0, 3, (8,))
+    painted = predicted.view(2, 2, 2).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    ious = [((painted == c) & (labels == c)).sum() / ((painted == c) | (labels == c)).sum() for c in range(3)]
+    found = dense.patch_miou(predicted, dense.class_pixels(labels, 4, 3))
+    assert found == pytest.approx(100 * torch.stack(ious).mean().item(), abs=1e-4)
+
+
+def test_linear_segmentation_is_tested_by_the_means_of_upernet(under_test):
+    """Full-resolution scores through mmsegmentation: the class of most pixels, predicted everywhere, has its IoU."""
+    found = dense.Dense(under_test, settings("segmentation_linear"), Runtime())
+    ground = lambda features: torch.nn.functional.one_hot(torch.zeros(len(features), dtype=torch.int64), 13).float()
+    measured = found.test(0, ground)
+    masks = load_masks(under_test.data, "test", under_test.cache)[:40]
+    assert measured["pixel_accuracy"] == pytest.approx(100 * (masks == 0).mean(), abs=0.01)
+    assert measured["detail"]["per_class"]["ground"] == pytest.approx(100 * (masks == 0).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("protocol", ["segmentation_linear", "segmentation_knn"])
+@pytest.mark.parametrize("resize", [None, [128, 32]])
+def test_images_of_many_sizes_are_segmented_on_frozen_features(under_test, scenes, protocol, resize):
+    counts = {"labeled": 32, "val": 3, "test": None}
+    under_test = replace(under_test, segmentation_data="scenes", counts=counts)
+    module = importlib.import_module(f"mimbench.evals.{protocol}")
+    measured = module.evaluate(under_test, settings(protocol, resize=resize), Runtime())
+    assert 0 <= measured["metrics"]["miou"] <= 100
+    assert set(measured["values"]["per_class"]) == {"wall", "sky", "tree"}

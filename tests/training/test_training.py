@@ -291,7 +291,7 @@ def test_changed_weights_of_a_parent_are_named(ablations, tmp_path, cache):
     parent = planned(ablations, store)
     execute(store, parent.name, Runtime())
     (parent.work / "weights.pt").write_bytes(b"something else")
-    child = planned(ablations, store, kind="knn")
+    child = planned(ablations, store, kind="features")
     with pytest.raises(ValueError, match="sha256 mismatch"):
         execute(store, child.name, Runtime())
 
@@ -301,6 +301,8 @@ def test_partial_work_is_discarded_once_the_parent_was_retrained(ablations, tmp_
     store.cache = cache
     parent = planned(ablations, store)
     execute(store, parent.name, Runtime())
+    for kind in ("features", "linear_probe"):
+        execute(store, planned(ablations, store, kind=kind).name, Runtime())
     child = planned(ablations, store, kind="finetune")
     stop = StopAt()
     stop.at = 3
@@ -315,6 +317,26 @@ def test_partial_work_is_discarded_once_the_parent_was_retrained(ablations, tmp_
     execute(store, child.name, Runtime())
     assert [attempt["found"] for attempt in child.attempts()] == [[], []]
     assert child.result()["parents"]["encoder"]["weights_sha256"] == sha
+
+
+def test_partial_work_is_discarded_once_the_probe_chose_another_pooling(ablations, tmp_path, cache):
+    store = Store(tmp_path / "parents")
+    store.cache = cache
+    kinds = ("pretrain", "features", "linear_probe", "finetune")
+    _, _, probe, child = folders = [planned(ablations, store, kind=kind) for kind in kinds]
+    for folder in folders[:3]:
+        execute(store, folder.name, Runtime())
+    stop = StopAt()
+    stop.at = 3
+    with pytest.raises(Interrupted):
+        execute(store, child.name, Runtime(stop=stop, progress=stop))
+    result = read_record(probe.path / "result.json")
+    other = {"mean": "class_token"}.get(result["values"]["chosen"]["pooling"], "mean")
+    result["values"]["chosen"]["pooling"] = other
+    write_record(probe.path / "result.json", result)
+    execute(store, child.name, Runtime())
+    assert [attempt["found"] for attempt in child.attempts()] == [[], []]
+    assert child.result()["parents"]["linear_probe"]["chosen"]["pooling"] == other
 
 
 def test_a_finished_run_is_not_repeated(ablations, tmp_path, cache, reference):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sources.base import SEGMENTED, Source, folder_of, manifest
+from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source, folder_of, manifest
 from mimbench.errors import UserError
 from mimbench.store.files import fingerprint
 
@@ -26,8 +26,21 @@ class ADE20K(Source):
         found, classes = manifest(root, files), read_classes(root)
         return {"segmentation_manifest": fingerprint([found, classes]) if classes else found}
 
+    def segmentation_counts(self) -> dict[str, int]:
+        root = folder_of(self.name)
+        found = {split: sum(p.is_file() for p in (root / "images" / FOLDERS[split]).glob("*")) for split in FOLDERS}
+        if has_test(root):
+            return found
+        held_out = -(-found["labeled"] // HELD_OUT_EVERY)
+        return {"labeled": found["labeled"] - held_out, "val": held_out, "test": found["val"]}
+
     def segmentation_root(self, config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
         return folder_of(self.name)
+
+
+def has_test(root: Path) -> bool:
+    """Whether there are masks of the test images. ADE20K's are not public."""
+    return (root / "annotations" / FOLDERS["test"]).is_dir()
 
 
 def read_classes(root: Path) -> list[str] | None:

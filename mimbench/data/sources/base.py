@@ -55,9 +55,13 @@ class Source:
         """A folder in ADE20K's layout."""
         raise self._lacks(*SEGMENTED)
 
-    def check_counts(self, requested: dict[str, int | None], place: str) -> None:
-        """Fail while planning if more images are requested than available."""
-        available = self.counts()
+    def segmentation_counts(self) -> dict[str, int]:
+        """How many images with masks each split for evaluation has."""
+        raise self._lacks(*SEGMENTED)
+
+    def check_counts(self, requested: dict[str, int | None], place: str, *, masks: bool = False) -> None:
+        """Fail while planning if more images (with masks) are requested than available."""
+        available = self.segmentation_counts() if masks else self.counts()
         for split, count in requested.items():
             check_available(f"{place}: {self.name}/{split}", count, available[split])
 

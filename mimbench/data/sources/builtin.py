@@ -39,6 +39,9 @@ class BuiltIn(Source):
     def segmentation_facts(self) -> dict[str, Any]:
         return {}  # `facts` identifies the masks too
 
+    def segmentation_counts(self) -> dict[str, int]:
+        return COUNTS
+
     def segmentation_root(self, config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
         """The same images as PNG files. The ground is a class, as sky and wall are in ADE20K."""
 

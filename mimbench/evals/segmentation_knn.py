@@ -1,0 +1,52 @@
+"""k-NN segmentation: for each patch the nearest labeled patches vote with their majority class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mimbench.data.sampling import generator
+from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.evals.dense import Dense
+from mimbench.evals.knn import votes
+from mimbench.runtime import Runtime
+
+CHUNK = 4096  # patches whose similarities to the whole bank fit in memory
+
+
+def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+    dense = Dense(under_test, settings, runtime)
+    labeled = dense.train.pixels.sum(1).nonzero().flatten()
+    drawn = torch.randperm(len(labeled), generator=generator(dense.seed, "bank"))[: settings["bank"]]
+    index = labeled[drawn.sort().values]
+    labels = dense.train.pixels[index].argmax(1).to(runtime.device)
+    neighbors = [k for k in settings["neighbors"] if k <= len(index)]
+
+    def vote(features: Tensor, layer: int, neighbors: list[int]) -> Tensor:
+        """(len(neighbors), n, classes)."""
+        bank = F.normalize(dense.train.features[layer, index].to(runtime.device), dim=-1)
+        chunks = F.normalize(features.to(runtime.device), dim=-1).split(CHUNK)
+        return torch.cat(
+            [votes(q, bank, labels, dense.classes, neighbors, settings["temperature"]) for q in chunks], dim=1
+        )
+
+    table = torch.tensor([
+        [dense.held_out_miou(found.argmax(-1).cpu()) for found in vote(dense.val.features[layer], layer, neighbors)]
+        for layer in range(len(dense.layers))
+    ])  # (layers, len(neighbors))  # fmt: skip
+    layer, column = divmod(int(table.argmax()), len(neighbors))
+    k = neighbors[column]
+    metrics = dense.test(layer, lambda found: F.normalize(vote(found, layer, [k])[0], p=1, dim=-1))
+    return {
+        "values": {
+            "chosen": {"layer": dense.layers[layer], "neighbors": k},
+            "by_layer": [{"layer": i, "val": float(best)} for i, best in zip(dense.layers, table.amax(1), strict=True)],
+            "val": table.tolist(),
+            **metrics.pop("detail"),
+        },
+        "metrics": metrics,
+        "flags": [] if k == 1 else at_edge("number of neighbors", k, neighbors),  # fewer than one cannot be tried
+    }
