@@ -198,14 +198,14 @@ def test_why_shows_the_ancestor_that_failed_and_the_end_of_its_log(planned):
 
 def test_why_shows_what_a_run_waits_for_or_that_it_is_ready(planned):
     store, runs = planned
-    assert f"waiting for its encoder: {runs['pretrain'].name}: planned" in "\n".join(why_lines(store, runs["knn"]))
+    assert f"waiting for its features: {runs['features'].name}: planned" in "\n".join(why_lines(store, runs["knn"]))
     assert "ready to run" in "\n".join(why_lines(store, runs["pretrain"]))
 
 
 def test_a_run_is_found_by_a_prefix_of_its_name_or_hash(planned):
     store, runs = planned
     assert find_run(store, runs["knn"].name).name == runs["knn"].name
-    assert find_run(store, "segm").name == runs["segmentation"].name
+    assert find_run(store, "fin").name == runs["finetune"].name
     assert find_run(store, runs["knn"].name.rpartition("-")[2][:6]).name == runs["knn"].name
     with pytest.raises(UserError, match="no run 'nothing'"):
         find_run(store, "nothing")
@@ -243,7 +243,7 @@ def test_runs_can_be_planned_from_their_folders_only(tmp_path):
     leaves = [name for name, run in plan.runs.items() if run.kind == "finetune"]
     found = from_folders(leaves, store)
     assert all(found[name] == plan.runs[name] for name in found)
-    assert set(found) == {n for n, run in plan.runs.items() if run.kind in ("tokenizer", "pretrain", "finetune")}
+    assert set(found) == {n for n, run in plan.runs.items() if run.kind in ("tokenizer", "pretrain", "features", "linear_probe", "finetune")}
 
 
 # doctor

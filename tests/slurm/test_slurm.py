@@ -50,7 +50,7 @@ def test_a_grid_on_slurm_gives_the_same_table_as_on_one_machine(
     done = run_grid(results, profile, grid=with_finetuning)
     assert done.returncode == 0, done.stderr
     arrays = dict(re.findall(r"submitted (\w+): job (\d+)", done.stdout))
-    assert set(arrays) == {"tokenizer", "pretrain", "finetune", "knn"}
+    assert set(arrays) == {"tokenizer", "pretrain", "features", "linear_probe", "finetune", "knn"}
     most = 0
     while {"running", "queued"} & set(states(results).values()):
         running = slurm("squeue", "-h", "-r", "--states=R", "-o", "%F").stdout.split()
@@ -78,7 +78,7 @@ def test_each_task_waits_for_its_own_parents_only(cluster, results, tmp_path):
     assert by_kind["pretrain"] == {"failed"}
     assert by_kind["knn"] == {"done", "blocked"}  # scratch has no parent
     status = mimbench("status", "--results", results).stdout
-    assert "RunFailed: the loss became" in status
+    assert "Diverged: the loss became" in status
     blocked = next(n for n, s in found.items() if s == "blocked")
     why = mimbench("why", blocked, "--results", results).stdout
     assert "blocked" in why
