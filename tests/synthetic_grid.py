@@ -144,10 +144,11 @@ def _leave_unfinished(run: RunFolder, kind: str) -> None:
 
 def _values(kind: str, value: float, draw: random.Random) -> dict[str, Any]:
     if kind == "linear_probe":
-        return {"by_layer": [{"layer": k, "val": value - (k - 4) ** 2 * 0.8 + draw.gauss(0, 0.3)} for k in range(6)]}
+        by_layer = [{"layer": k, "val": value - (k - 4) ** 2 * 0.8 + draw.gauss(0, 0.3)} for k in range(6)]
+        return {"by_layer": by_layer, "chosen": {"layer": 4, "pooling": "class_token"}}
     if kind in ("finetune", "segmentation"):
         rates = (0.001, 0.002, 0.004)
-        return {"by_lr": {str(r): {"val": value - (3 - k) * 1.5} for k, r in enumerate(rates)}, "chosen": 0.004}
+        return {"by_lr": {str(r): {"val": value - (3 - k) * 1.5} for k, r in enumerate(rates)}, "chosen": {"lr": 0.004}}
     return {}
 
 

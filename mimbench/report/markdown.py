@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mimbench.report.cells import LONG
+from mimbench.report.choices import HEADINGS, choices
 from mimbench.report.format import count
 from mimbench.report.notices import result_notices
 from mimbench.report.table import Table
@@ -24,6 +25,8 @@ def markdown(table: Table) -> str:
         _list(f"{row.label}: {row.description}" for row in grid.rows if row.description),
         f"## All numbers, and differences from {grid.compared_with}",
         _lines(LONG, table.long_rows, text_columns=2),
+        "## Chosen on held-out images",
+        _lines(HEADINGS, choices(grid), text_columns=3),
         "## Flags\n\n" + _list(notices) if notices else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -10,6 +10,7 @@ from string import Template
 
 from mimbench.report.analysis import Cell
 from mimbench.report.cells import LONG, MARKS, difference_text
+from mimbench.report.choices import HEADINGS, choices
 from mimbench.report.collect import Column, Grid
 from mimbench.report.colors import ON_PAGE
 from mimbench.report.costs import costs
@@ -41,6 +42,7 @@ def page(table: Table, drawings: Iterable[Drawing], *, runs_at: str | None = "..
                    if row.description),
         figures="\n".join(map(_figure, drawings)) or "<p>No finished runs yet.</p>",
         long=_dense_table(LONG, table.long_rows),
+        choices=_dense_table(HEADINGS, choices(grid), text=3),
         flags="<h2>Flags and warnings</h2>" + _list(map(escape, flags)) if flags else "",
         costs=_costs(grid),
         sources=_sources(table, runs_at),
@@ -85,11 +87,11 @@ def _cell(text: str, cell: Cell | None) -> str:
     return f'<td data-v="{cell.summary.mean!r}">{escape(text)}{small}</td>'
 
 
-def _dense_table(headings: list[str], rows: list[list[str]]) -> str:
-    """The first two columns are text, the others numbers."""
+def _dense_table(headings: list[str], rows: list[list[str]], text: int = 2) -> str:
+    """The first columns, `text` of them, are text, the others numbers."""
 
     def line(cells: list[str], tag: str) -> str:
-        kinds = [' class="text"' if index < 2 else "" for index in range(len(cells))]
+        kinds = [' class="text"' if index < text else "" for index in range(len(cells))]
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)

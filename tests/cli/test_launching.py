@@ -243,7 +243,11 @@ def test_runs_can_be_planned_from_their_folders_only(tmp_path):
     leaves = [name for name, run in plan.runs.items() if run.kind == "finetune"]
     found = from_folders(leaves, store)
     assert all(found[name] == plan.runs[name] for name in found)
-    assert set(found) == {n for n, run in plan.runs.items() if run.kind in ("tokenizer", "pretrain", "features", "linear_probe", "finetune")}
+    assert set(found) == {
+        n
+        for n, run in plan.runs.items()
+        if run.kind in ("tokenizer", "pretrain", "features", "linear_probe", "finetune")
+    }
 
 
 # doctor

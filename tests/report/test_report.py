@@ -16,6 +16,7 @@ from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
 from mimbench.report.archive import published_copy
 from mimbench.report.build import build_report
+from mimbench.report.choices import chosen_text
 from mimbench.report.costs import ALL_ROWS, costs
 from mimbench.report.curves import read_curve, thinned
 from mimbench.report.markdown import markdown
@@ -339,3 +340,37 @@ def test_the_page_renders_in_chromium(reported, tmp_path):
     dumped = subprocess.run([*command, "--dump-dom", address], check=True, timeout=120, capture_output=True, text=True,
                             env=environment)  # fmt: skip
     assert dumped.stdout.count("<figure>") == 5
+
+
+def test_the_report_shows_what_each_evaluation_chose(reported):
+    _, folder = reported
+    page, text = (folder / "index.html").read_text(), (folder / "table.md").read_text()
+    for words in ("layer 4, pooling class token", "lr 0.004"):
+        assert words in page
+        assert words in text
+
+
+def test_a_pooling_that_was_taken_over_is_shown_beside_what_was_chosen():
+    parents = {"encoder": {"run": "a"}, "linear_probe": {"run": "b", "chosen": {"pooling": "class_token", "layer": 3}}}
+    result = {"parents": parents, "values": {"chosen": {"lr": 0.0015}}}
+    assert chosen_text(result) == "lr 0.0015, pooling class token"
+
+
+def test_fine_tuning_is_stale_once_the_probe_chose_another_pooling(store):
+    simple(store, THREE_ROWS)
+    run = analyze(store, "demo", "tiny").cells["pixels", "finetune"].runs[1]
+    probe = finish(
+        planned(store, "linear_probe", "pixels", 1),
+        {**evaluation(KNN, 50.0), "values": {"chosen": {"pooling": "mean"}}},
+    )
+    for pooling, stale in (("mean", 0), ("both", 1)):
+        result = read_record(run.folder / "result.json")
+        result["parents"] = {"linear_probe": {"run": probe.name, "chosen": {"pooling": pooling}}}
+        write_record(run.folder / "result.json", result)
+        path = store.grid_path("demo", "tiny")
+        record = read_record(path)
+        for row in record["rows"]:
+            if row["name"] == "pixels":
+                row["runs"]["1"]["linear_probe"] = probe.name
+        write_record(path, record)
+        assert sum("was retrained" in notice for notice in result_notices(analyze(store, "demo", "tiny").grid)) == stale
