@@ -12,7 +12,7 @@ from mimbench import env, protocols, registry
 from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
-from mimbench.kinds import KINDS, in_order
+from mimbench.kinds import KINDS, PROTOCOLS, in_order
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -100,7 +100,7 @@ def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
     """Those of the grid, and those whose choice they take over."""
     place = f"{grid.config}: protocols"
     for name in grid.protocols:
-        check_known(place, "protocol", name, protocols.PROTOCOLS)
+        check_known(place, "protocol", name, PROTOCOLS)
     names = protocols.with_parents(grid.protocols)
     for name in grid.settings:
         check_known("--set", "protocol of the grid", name, names)
