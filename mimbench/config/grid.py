@@ -1,4 +1,4 @@
-"""A grid file -> rows: `base:` (one level), then the scale, then the row, then --set; rows times axes."""
+"""A grid file -> rows: `base:` (one level), then the scale (it may have a `base:` too), then the row, then --set; rows times axes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class RowFile:
 class ScaleFile(Checked):
     """A scale as written, beside what it sets in every recipe."""
 
-    scale: str | None = None  # whose protocol settings it takes; None: its own
+    base: str | None = None  # the scale that it changes
+    scale: str | None = None  # whose protocol settings it takes; None: the base's, or its own
     note: str = ""
     threads: Count = 1
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # kind -> type -> arguments
@@ -117,7 +118,7 @@ def load_grid(
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
     scale_path = find(scale or file.scale, "scales", path)
-    sizes = _Scale(scale_path, *_split(read_yaml(scale_path), ScaleFile, f"{scale_path}:"))
+    sizes = _read_scale(scale_path)
     settings, layers = _parse_sets(sets)
     points = _expand(file, path)
     references = _references(file, points, path)
@@ -151,6 +152,22 @@ def _split(raw: Layer, cls: type[T], place: str) -> tuple[T, Layer]:
     _known(raw, (*own, *RECIPE_KEYS), place.removesuffix(":"))
     beside = {k: v for k, v in raw.items() if k not in RECIPE_KEYS}
     return dataclass_from(cls, beside, place), {k: v for k, v in raw.items() if k in RECIPE_KEYS}
+
+
+def _read_scale(path: Path) -> _Scale:
+    """A scale file, merged over the one that its `base:` names."""
+    raw = read_yaml(path)
+    file, layer = _split(raw, ScaleFile, f"{path}:")
+    if file.base is None:
+        return _Scale(path, file, layer)
+    base_path = find(file.base, "scales", path)
+    below = read_yaml(base_path)
+    if _split(below, ScaleFile, f"{base_path}:")[0].base is not None:
+        raise UserError(f"{path}: base: '{file.base}' has a base itself ({base_path}); allowed: a scale without one.")
+    merged = Layers()
+    merged.add({"scale": base_path.stem, **below}, f"{base_path}: ")
+    merged.add(raw, f"{path}: ")
+    return _Scale(path, *_split(merged.value, ScaleFile, f"{path}:"))
 
 
 def _seeds(written: Any, place: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,6 +166,42 @@ def test_a_scale_of_your_own_takes_the_protocol_settings_it_names(tmp_path):
     assert (grid.scale, grid.protocol_scale) == ("photos", "smoke")
     assert make_plan(grid).columns
     assert grid.rows[0].recipe.schedule.steps == 25
+
+
+def test_a_scale_with_a_base_changes_what_it_says_and_takes_the_bases_protocol_settings(tmp_path):
+    (tmp_path / "own.yaml").write_text("base: smoke\nnote: mine\nschedule: {steps: 25}\nevaluation: {val: 32}")
+    smoke, own = (load_grid(written(tmp_path), scale=name) for name in ("smoke", str(tmp_path / "own.yaml")))
+    assert (own.scale, own.protocol_scale, own.scale_note) == ("own", "smoke", "mine")
+    assert own.evaluation == dataclasses.replace(smoke.evaluation, val=32)
+    for changed, base in zip(own.rows, smoke.rows, strict=True):
+        schedule = dataclasses.replace(base.recipe.schedule, steps=25)
+        assert changed.recipe == dataclasses.replace(base.recipe, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base: smok", ["own.yaml", "smok", "Did you mean 'smoke'"]),
+        ("base: [smoke]", ["own.yaml: base", "must be a string"]),
+        ("base: own", ["own.yaml: base: 'own' has a base itself", "allowed: a scale without one"]),
+        ("base: trial", ["own.yaml: base: 'trial' has a base itself", "trial.yaml"]),
+        ("base: smoke\nschedul: {steps: 1}", ["own.yaml", "schedul", "Did you mean 'schedule'"]),
+    ],
+)
+def test_a_scale_whose_base_does_not_fit_is_refused(tmp_path, text, words):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_grid(written(tmp_path), scale=str(tmp_path / "own.yaml"))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_trial_scale_differs_from_tiny_by_the_draw_of_the_data_alone(tmp_path):
+    tiny, trial = (load_grid(written(tmp_path), scale=name) for name in ("tiny", "trial"))
+    other = lambda data: dataclasses.replace(data, name="shapes-trial")
+    assert trial.evaluation == dataclasses.replace(tiny.evaluation, data=other(tiny.evaluation.data))
+    assert trial.rows[0].recipe == dataclasses.replace(tiny.rows[0].recipe, data=other(tiny.rows[0].recipe.data))
+    assert (trial.protocol_scale, trial.threads) == ("tiny", tiny.threads)
 
 
 def test_a_mistyped_part_in_a_scale_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from mimbench.data.sources.builtin import BuiltIn
 from mimbench.data.sources.folder import ImageFolder
 
 Sources = Callable[[str], Source]
-NAMED: dict[str, type[Source]] = {"shapes": BuiltIn}
+NAMED: dict[str, type[Source]] = {"shapes": BuiltIn, "shapes-trial": BuiltIn}
 
 
 class Folder(ImageFolder, ADE20K):

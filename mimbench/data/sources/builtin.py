@@ -16,7 +16,7 @@ from mimbench.data.sources.base import Source
 from mimbench.data.views import Images
 from mimbench.store.files import make_folder_once
 
-COUNTS = {"train": 20_000, "labeled": 1_000, "val": 1_000, "test": 2_000}
+COUNTS = {"train": 20_000, "labeled": 2_000, "val": 1_000, "test": 4_000}
 
 
 class BuiltIn(Source):
@@ -32,7 +32,7 @@ class BuiltIn(Source):
         return len(shapes.CLASSES)
 
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
-        folder = _rendered(config.size, cache)
+        folder = _rendered(config, cache)
         images = np.load(folder / f"{split}-images.npy", mmap_mode="r")
         return Images(images, np.load(folder / f"{split}-labels.npy"), len(shapes.CLASSES), config)
 
@@ -57,18 +57,18 @@ class BuiltIn(Source):
             (root / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
 
         sizes = "-".join(str(counts[split] or "all") for split in FOLDERS)
-        return make_folder_once(cache / f"shapes-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
+        return make_folder_once(cache / f"{config.name}-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
 
 
 def load_masks(config: DataConfig, split: str, cache: Path) -> np.ndarray:
     """(n, S, S), 0 = ground, 1.. = the classes."""
-    return np.load(_rendered(config.size, cache) / f"{split}-masks.npy", mmap_mode="r")
+    return np.load(_rendered(config, cache) / f"{split}-masks.npy", mmap_mode="r")
 
 
-def _rendered(size: int, cache: Path) -> Path:
+def _rendered(config: DataConfig, cache: Path) -> Path:
     def fill(folder: Path) -> None:
         for split, count in COUNTS.items():
-            for name, array in shapes.render(count, split, size)._asdict().items():
+            for name, array in shapes.render(count, split, config.size, config.name)._asdict().items():
                 np.save(folder / f"{split}-{name}.npy", array)
 
-    return make_folder_once(cache / f"shapes-{shapes.VERSION}-{size}", fill)
+    return make_folder_once(cache / f"{config.name}-{shapes.VERSION}-{config.size}", fill)
