@@ -105,6 +105,7 @@ def _scores(grid: Grid, protocol: str, read: Read) -> pd.DataFrame:
     points = [
         (row.label, x, score)
         for row in grid.rows
+        if any(column.protocol == protocol for column in grid.columns)  # not a probe that only fine-tuning needed
         for record in grid.runs(row, protocol).values()
         if record.result is not None
         for x, score in read(record.result["values"])
