@@ -8,6 +8,7 @@ from mimbench.report.cells import LONG
 from mimbench.report.format import count
 from mimbench.report.notices import result_notices
 from mimbench.report.table import Table
+from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
 
 def markdown(table: Table) -> str:
@@ -24,9 +25,17 @@ def markdown(table: Table) -> str:
         _list(f"{row.label}: {row.description}" for row in grid.rows if row.description),
         f"## All numbers, and differences from {grid.compared_with}",
         _lines(LONG, table.long_rows, text_columns=2),
+        *_spread(table),
         "## Flags\n\n" + _list(notices) if notices else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _spread(table: Table) -> list[str]:
+    if not table.spreads:
+        return []
+    found = _lines(HEADINGS, spread_rows(table.spreads), text_columns=3)
+    return ["## Where the spread comes from", found, spread_note(table.spreads)]
 
 
 def _lines(headings: list[str], rows: list[list[str]], text_columns: int) -> str:
