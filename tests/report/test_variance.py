@@ -1,7 +1,10 @@
 """Variance components of nested seeds: against closed forms, another implementation and a simulation; and in a report."""
 
 import csv
+import functools
+import itertools
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -46,7 +49,7 @@ def test_balanced_components_match_those_computed_by_hand():
 def test_with_one_level_the_mean_squares_are_those_of_scipys_anova():
     groups = [[60.1, 61.0, 63.2], [55.0, 57.1, 58.2], [64.0, 61.9, 66.3]]
     levels = {"pretrain": [0, 0, 0, 1, 1, 1, 2, 2, 2], "evaluation": list(range(9))}
-    between, within = variances(sum(groups, []), levels)
+    between, within = variances(functools.reduce(operator.iadd, groups, []), levels)
     assert within == pytest.approx(np.mean([np.var(group, ddof=1) for group in groups]))
     assert (3 * between + within) / within == pytest.approx(stats.f_oneway(*groups).statistic)
 
@@ -82,7 +85,7 @@ def test_sums_of_squares_and_their_expectations_agree_with_projections(lost):
     values, levels = simulated(np.random.default_rng(1), (6, 3, 3), (2.0, 1.0, 0.5), keep)
     design = [np.equal.outer(groups, np.unique(groups)).astype(float) for groups in levels.values()]
     projections = [np.full((len(values),) * 2, 1 / len(values)), *(z @ np.linalg.pinv(z) for z in design)]
-    forms = [inner - outer for outer, inner in zip(projections, projections[1:], strict=False)]
+    forms = [inner - outer for outer, inner in itertools.pairwise(projections)]
     traces = [[np.trace(form @ z @ z.T) for z in design] for form in forms]
     expected = np.linalg.solve(traces, [np.array(values) @ form @ np.array(values) for form in forms])
     assert variances(values, levels) == pytest.approx(expected.tolist())
