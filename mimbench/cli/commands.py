@@ -230,8 +230,10 @@ def list_parts(options: argparse.Namespace) -> int:
             raw = protocols.read(name)
             print(f"{name} version {raw['version']}: {raw['summary']} (scales: {', '.join(raw['scales'])})")
         return EXIT_OK
-    from mimbench.registry import listing
+    with quick_imports():
+        from mimbench.registry import listing, load_plugins
 
+        load_plugins()
     singular = {"tokenizers": "tokenizer", "maskers": "masker", "losses": "loss", "decoders": "decoder"}
     for name, signature, origin, summary in listing(singular[options.kind]):
         print(f"{name}{signature}  [{origin}]\n    {summary}")

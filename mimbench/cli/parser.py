@@ -94,7 +94,7 @@ def _runtime_options(parser: argparse.ArgumentParser, on: str | None) -> None:
 
 def _grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", help="a grid: a path, or a name that ships (ablations, ablations_longer, methods, tokenizers)"
+        "file", help="a grid: a path, or a name that ships (ablations, ablations_longer, methods, tokenizers, variance)"
     )
     parser.add_argument("--scale", help="smoke, tiny, or a file of your own (default: the grid's)")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")

@@ -18,7 +18,7 @@ from mimbench.config.axes import Axes, tag
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
-from mimbench.config.schema import PART_KINDS, RECIPE_KEYS, Evaluation, Grid, Recipe, Row, recipe_from
+from mimbench.config.schema import PART_KINDS, RECIPE_KEYS, Evaluation, Grid, Nested, Recipe, Row, recipe_from
 from mimbench.errors import UserError, check_known
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
@@ -53,6 +53,7 @@ class GridFile:
     base: str | None = None
     scale: str = "tiny"
     seeds: Any = 3  # how many, or a list
+    nested: Nested = field(default_factory=Nested)
     reference: str | None = None
     primary: Primary | None = None
     axes: Axes | None = None
@@ -131,7 +132,7 @@ def load_grid(
     )
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
-        tensorboard=file.tensorboard, scale=sizes.path.stem, protocol_scale=sizes.file.scale or sizes.path.stem,
+        tensorboard=file.tensorboard, nested=file.nested, scale=sizes.path.stem, protocol_scale=sizes.file.scale or sizes.path.stem,
         scale_note=sizes.file.note.strip(), threads=sizes.file.threads, evaluation=sizes.file.evaluation,
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names, sets=sets, settings=settings,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),

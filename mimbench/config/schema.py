@@ -197,6 +197,19 @@ class Evaluation(Checked):
 
 
 @dataclass(frozen=True)
+class Nested:
+    """How many pre-trainings each tokenizer gets, and how many evaluations each pre-training. Seed k is evaluation k."""
+
+    pretraining: Count = 1
+    evaluation: Count = 1
+
+    def seeds(self, seed: int) -> dict[str, int]:
+        """Of each stage, by kind of run. A row without pre-training has independent evaluations, encoder included."""
+        pretraining = seed // self.evaluation
+        return {"tokenizer": pretraining // self.pretraining, "pretrain": pretraining, "evaluation": seed}
+
+
+@dataclass(frozen=True)
 class Grid:
     name: str
     title: str
@@ -218,6 +231,7 @@ class Grid:
     sets: tuple[str, ...]  # --set options, as written
     evaluation: Evaluation
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
+    nested: Nested = Nested()  # which stages seeds share
 
 
 T = TypeVar("T")

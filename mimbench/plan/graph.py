@@ -192,17 +192,17 @@ def with_features(names: Iterable[str]) -> list[str]:
 
 def _train(plan: Plan, row: Row, seed: int, trainings: Trainings) -> dict[str, str]:
     """The runs behind a row's encoder at one seed, by role: its own, after those of the rows it builds on."""
-    recipe, specs = row.recipe, trainings[row.name]
+    recipe, specs, seeds = row.recipe, trainings[row.name], plan.grid.nested.seeds(seed)
     if recipe.weights is not None:
         return {"checkpoint": plan.add({**specs["checkpoint"], "seed": 0, "parents": {}})}  # the same for all seeds
     if not recipe.pretrain:
         return {}
     rows = {other.name: other for other in plan.grid.rows}
-    runs = {role: plan.add({**spec, "seed": seed}) for role, spec in specs.items() if role != "pretrain"}
+    runs = {role: plan.add({**spec, "seed": seeds["tokenizer"]}) for role, spec in specs.items() if role != "pretrain"}
     parents = dict(runs)
     for role, name in edges(recipe).items():
         parents[role] = encoder_of(_train(plan, rows[name], seed, trainings))
-    return {**runs, "pretrain": plan.add({**specs["pretrain"], "seed": seed, "parents": parents})}
+    return {**runs, "pretrain": plan.add({**specs["pretrain"], "seed": seeds["pretrain"], "parents": parents})}
 
 
 def encoder_of(runs: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench import registry
-from mimbench.config.schema import ONLY, Row
+from mimbench.config.schema import ONLY, Nested, Row, as_spec
 from mimbench.plan.graph import Plan
 from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads
@@ -32,13 +32,14 @@ def write_grid_record(plan: Plan, store: Store) -> None:
     new, path = record(plan), store.grid_path(plan.grid.name, plan.grid.scale)
     if path.exists():
         old = read_record(path)
-        if old.get("format") == GRID_FORMAT and _fingerprints(old) == _fingerprints(new):
+        if old.get("format") == GRID_FORMAT and _meaning(old) == _meaning(new):
             _keep_runs(new, old, add_seeds=not plan.grid.only_these_seeds)
     write_record(path, new)
 
 
-def _fingerprints(grid: dict[str, Any]) -> list[str]:
-    return [column["fingerprint"] for column in grid["columns"]]
+def _meaning(grid: dict[str, Any]) -> list[Any]:
+    """What its columns measure, and which runs its seeds share."""
+    return [grid.get("nested"), *(column["fingerprint"] for column in grid["columns"])]
 
 
 def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> None:
@@ -76,6 +77,7 @@ def record(plan: Plan) -> dict[str, Any]:
         "note": " ".join(n for n in (grid.note, grid.scale_note, changed) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
+        **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
     }  # fmt: skip
 
 

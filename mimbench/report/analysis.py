@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mimbench.report.collect import Column, Grid, Row, RunRecord, read_grid
@@ -17,6 +19,7 @@ class Cell:
     column: Column
     runs: dict[int, RunRecord]
     values: dict[int, float]  # of the seeds that are done
+    replicates: dict[int, float]  # what the statistics are of: the means of seeds that share runs; else the same
     summary: Summary | None
     comparison: Comparison | None  # with the row's reference; None for a reference itself
 
@@ -51,11 +54,26 @@ def _column_cells(grid: Grid, column: Column) -> list[Cell]:
     }
     references = {name: row.reference for name, (row, _) in rows.items()
                   if not row.is_reference and row.reference in rows}  # fmt: skip
-    compared = {name: compare(values[name], values[reference]) for name, reference in references.items()}
+    compared = {
+        name: compare(
+            _replicates(grid, values[name], values[reference]), _replicates(grid, values[reference], values[name])
+        )
+        for name, reference in references.items()
+    }
     primary = grid.primary["row"] if grid.primary and grid.primary["protocol"] == column.protocol else None
     # the family is what was planned, not what has finished: an unfinished table must not look more certain
     judged = judge({name: c for name, c in compared.items() if c}, primary, family=len(references.keys() - {primary}))
+    means = {name: _replicates(grid, own, own) for name, own in values.items()}
     return [
-        Cell(row, column, runs, values[name], summarize(list(values[name].values())), judged.get(name))
+        Cell(row, column, runs, values[name], means[name], summarize(list(means[name].values())), judged.get(name))
         for name, (row, runs) in rows.items()
     ]
+
+
+def _replicates(grid: Grid, values: Mapping[int, float], among: Collection[int]) -> dict[int, float]:
+    """The mean of each replicate over those of its seeds that are `among` these."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for seed, value in values.items():
+        if seed in among:
+            found[grid.replicate(seed)].append(value)
+    return {replicate: math.fsum(of_seeds) / len(of_seeds) for replicate, of_seeds in found.items()}

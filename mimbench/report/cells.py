@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mimbench.report.analysis import Cell
+from mimbench.report.collect import Grid
 from mimbench.report.format import DASH, interval, number, p_text
 
 MARKS = {"higher": "↑", "lower": "↓"}
@@ -10,8 +11,8 @@ LONG = ["Row", "Evaluation", "n", "Mean", "SD", "95 % CI", "Difference", "95 % C
         "Verdict"]  # fmt: skip
 
 
-def cell_text(cell: Cell | None, seeds: int) -> str:
-    """`61.30 ± 1.24 ↓`, `61.30 (one seed)`, or why there is no number. `seeds`: of the grid."""
+def cell_text(cell: Cell | None, grid: Grid) -> str:
+    """`61.30 ± 1.24 ↓`, `61.30 (one seed)`, or why there is no number."""
     if cell is None:
         return DASH
     if cell.summary is None:
@@ -19,12 +20,12 @@ def cell_text(cell: Cell | None, seeds: int) -> str:
     n, low, high, unit = cell.summary.n, cell.summary.low, cell.summary.high, cell.column.unit
     text = number(cell.summary.mean, unit)
     if n == 1:
-        text += " (one seed)"
+        text += f" (one {grid.unit})"
     elif low is None or high is None:
-        text += " (identical over seeds)"
+        text += f" (identical over {grid.unit}s)"
     else:
         text += f" ± {number((high - low) / 2, unit)}"
-    if 1 < n < seeds:
+    if 1 < n < len({grid.replicate(seed) for seed in grid.seeds}):
         text += f" (n={n})"
     if cell.comparison and cell.comparison.n != n:
         text += f" ({cell.comparison.n} paired)"
@@ -34,21 +35,21 @@ def cell_text(cell: Cell | None, seeds: int) -> str:
 
 
 def difference_text(cell: Cell) -> str:
-    """With the number of pairs if the row has more seeds: then it is not the difference of the means."""
+    """With the number of pairs if the row has more of them: then it is not the difference of the means."""
     if cell.comparison is None:
         return ""
-    pairs = "" if cell.comparison.n == len(cell.values) else f" (n={cell.comparison.n})"
+    pairs = "" if cell.comparison.n == len(cell.replicates) else f" (n={cell.comparison.n})"
     return number(cell.comparison.difference, cell.column.unit, sign=True) + pairs
 
 
-def long_row(cell: Cell) -> list[str]:
-    """Every number of a cell, under LONG."""
+def long_row(cell: Cell, counted: str) -> list[str]:
+    """Every number of a cell, under LONG. `counted`: what n counts, seeds or replicates."""
     summary, comparison, unit = cell.summary, cell.comparison, cell.column.unit
-    line = [cell.row.label, cell.column.heading, str(len(cell.values))]
+    line = [cell.row.label, cell.column.heading, str(len(cell.replicates))]
     if summary is None:
         line += [cell.unfinished, "", ""]
     else:
-        why = "no confidence interval with one seed" if summary.n == 1 else "identical over seeds"
+        why = f"no confidence interval with one {counted}" if summary.n == 1 else f"identical over {counted}s"
         sd = "" if summary.sd is None else number(summary.sd, unit)
         line += [number(summary.mean, unit), sd, interval(summary.low, summary.high, unit) or why]
     if comparison is None:

@@ -8,11 +8,11 @@ from typing import Any
 from mimbench.report.collect import Grid
 from mimbench.report.format import count
 
-HEADINGS = ["Row", "Evaluation", "Chosen on held-out images"]
+CHOSEN = ["Row", "Evaluation", "Chosen on held-out images"]
 
 
 def choices(grid: Grid) -> list[list[str]]:
-    """One line per row and evaluation, under HEADINGS; seeds that chose the same are counted together."""
+    """One line per row and evaluation, under CHOSEN; seeds that chose the same are counted together."""
     lines = []
     for row in grid.rows:
         for column in grid.columns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,16 @@ class Grid:
     columns: list[Column]
     rows: list[Row]
     records: dict[str, RunRecord]
+    nested: dict[str, int]  # how many pre-trainings per tokenizer and evaluations per pre-training; empty: one each
+
+    @property
+    def unit(self) -> str:
+        """What the statistics count. The seeds of a replicate share runs, so they are not independent."""
+        return "replicate" if self.nested else "seed"
+
+    def replicate(self, seed: int) -> int:
+        """Seeds of one replicate share the outermost stage; without nesting, each is one."""
+        return seed // math.prod(self.nested.values())
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -97,6 +109,7 @@ class Grid:
         named = {seed: row.runs.get(seed, {}).get(kind) for seed in self.seeds}
         return {seed: self.records[name] for seed, name in named.items() if name}
 
+    @functools.cached_property
     def kinds(self) -> list[str]:
         return in_order({kind for row in self.rows for runs in row.runs.values() for kind in runs})
 
@@ -117,6 +130,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
             for row in raw["rows"]
         ],
         records={run: _read_run(store.run(run)) for run in sorted(names)},
+        nested=raw.get("nested", {}),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
 

@@ -18,9 +18,9 @@ def costs(grid: Grid) -> pd.DataFrame:
     """Of finished runs, by row and kind, then by kind for the whole grid; the last line is the total."""
     import pandas as pd
 
-    groups = [(row.name, kind, list(grid.runs(row, kind).values())) for row in grid.rows for kind in grid.kinds()]
+    groups = [(row.name, kind, list(grid.runs(row, kind).values())) for row in grid.rows for kind in grid.kinds]
     everything = list(grid.records.values())
-    groups += [(ALL_ROWS, kind, [record for record in everything if record.kind == kind]) for kind in grid.kinds()]
+    groups += [(ALL_ROWS, kind, [record for record in everything if record.kind == kind]) for kind in grid.kinds]
     groups.append((ALL_ROWS, "all", everything))
     runs = [
         {**record.cost, "row": row, "kind": kind, "run": record.name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mimbench.report.analysis import Analysis
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_ROWS = 40  # in a figure: more cannot be read, and take minutes to draw; the table has all
 Dots = tuple[list[float], float, float | None, float | None]  # of each seed; mean; interval
 
 
@@ -32,11 +33,11 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
     import seaborn as sns
 
     style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
-    base = analysis.grid.compared_with
+    base, dots = analysis.grid.compared_with, f"Dots: {analysis.grid.unit}s."
     figures: dict[str, tuple[Callable[[Analysis], Figure | None], str]] = {
-        "intervals": (intervals, "Dots: seeds. Bars: mean ± 95 % CI over seeds. Whether two bars overlap is not a test; "
+        "intervals": (intervals, f"{dots} Bars: mean ± 95 % CI over {analysis.grid.unit}s. Whether two bars overlap is not a test; "
                       "see the paired differences below."),
-        "differences": (differences, f"Paired differences from {base}. Dots: seeds. Bars: mean ± 95 % CI, not "
+        "differences": (differences, f"Paired differences from {base}. {dots} Bars: mean ± 95 % CI, not "
                         "adjusted for the number of comparisons."),
         "pretraining": (pretraining, "Pre-training loss over steps, one line per seed. Losses of different targets "
                         "have different scales, so each panel has its own."),
@@ -45,16 +46,26 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
         "learning_rates": (learning_rates, "Held-out score by learning rate, mean over seeds. If the best rate is at "
                            "the edge, the sweep was too narrow."),
     }  # fmt: skip
+    first, rows = _first_rows(analysis), len(analysis.grid.rows)
+    shown = f" The figure shows {len(first.grid.rows)} of {rows} rows." if len(first.grid.rows) < rows else ""
     with mpl.rc_context(style):
         for name, (function, caption) in figures.items():
-            figure = function(analysis)
+            figure = function(first)
             if figure is not None:
-                yield Drawing(name, caption, _svg(figure, name), _png(figure))
+                yield Drawing(name, caption + shown, _svg(figure, name), _png(figure))
+
+
+def _first_rows(analysis: Analysis) -> Analysis:
+    """The first rows, and the one that the grid compares with."""
+    rows = [row for index, row in enumerate(analysis.grid.rows) if index < MOST_ROWS or row.name == analysis.grid.base]
+    names = {row.name for row in rows}
+    cells = {place: cell for place, cell in analysis.cells.items() if place[0] in names}
+    return Analysis(replace(analysis.grid, rows=rows), cells)
 
 
 def intervals(analysis: Analysis) -> Figure | None:
-    """One panel per protocol: mean, interval and all seeds."""
-    dots = {place: (list(cell.values.values()), cell.summary.mean, cell.summary.low, cell.summary.high)
+    """One panel per protocol: mean, interval and what they are of."""
+    dots = {place: (list(cell.replicates.values()), cell.summary.mean, cell.summary.low, cell.summary.high)
             for place, cell in analysis.cells.items() if cell.summary}  # fmt: skip
     return _panels(analysis, dots, "")
 

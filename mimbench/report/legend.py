@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
+from mimbench.report.format import count
 from mimbench.report.published import PaperColumn
 
 
@@ -13,21 +14,26 @@ def legend(grid: Grid) -> list[str]:
     if grid.primary:
         row, column = grid.row(grid.primary["row"]), grid.label(grid.primary["protocol"])
         primary = f"; {row.label} against {grid.row(row.reference).label}, {column}: pre-specified, unadjusted"
+    drives = "A seed drives tokenizer, pre-training and evaluation"
+    if grid.nested:
+        drives = (
+            f"A replicate is one tokenizer with {count(grid.nested['pretraining'], 'pre-training')} of "
+            f"{count(grid.nested['evaluation'], 'evaluation')} each; its numbers share runs, so their mean counts once"
+        )
     return [
-        "Each number is the mean over seeds ± 95 % CI (half-width of the t-interval). A seed drives tokenizer, "
-        "pre-training and evaluation; data and splits stay fixed, so the interval covers the randomness of training, "
-        "not the choice of images.",
-        f"↑ and ↓: significantly higher or lower than {grid.compared_with} (two-sided paired t-test over seeds, "
+        f"Each number is the mean over {grid.unit}s ± 95 % CI (half-width of the t-interval). {drives}; "
+        "data and splits stay fixed, so the interval covers the randomness of training, not the choice of images.",
+        f"↑ and ↓: significantly higher or lower than {grid.compared_with} (two-sided paired t-test over {grid.unit}s, "
         f"p < 0.05, Holm-adjusted per column{primary}).",
-        "No mark: not significant, which does not mean equal. With one seed there is no confidence interval and no test.",
+        f"No mark: not significant, which does not mean equal. With one {grid.unit} there is no confidence interval and no test.",
     ]
 
 
 def one_seed_warning(analysis: Analysis) -> str:
-    """If no cell has more than one seed."""
-    if any(len(cell.values) > 1 for cell in analysis.cells.values()):
+    """If no cell has more than one of what the statistics count."""
+    if any(len(cell.replicates) > 1 for cell in analysis.cells.values()):
         return ""
-    return "One seed: no confidence interval, no test. The order of the rows may be chance."
+    return f"One {analysis.grid.unit}: no confidence interval, no test. The order of the rows may be chance."
 
 
 def paper_note(paper: PaperColumn | None) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mimbench.report.cells import LONG
-from mimbench.report.choices import HEADINGS, choices
+from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.format import count
 from mimbench.report.notices import result_notices
 from mimbench.report.table import Table
+from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
 
 def markdown(table: Table) -> str:
@@ -26,10 +27,18 @@ def markdown(table: Table) -> str:
         f"## All numbers, and differences from {grid.compared_with}",
         _lines(LONG, table.long_rows, text_columns=2),
         "## Chosen on held-out images",
-        _lines(HEADINGS, choices(grid), text_columns=3),
+        _lines(CHOSEN, choices(grid), text_columns=3),
+        *_spread(table),
         "## Flags\n\n" + _list(notices) if notices else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _spread(table: Table) -> list[str]:
+    if not table.spreads:
+        return []
+    found = _lines(HEADINGS, spread_rows(table.spreads), text_columns=3)
+    return ["## Where the spread comes from", found, spread_note(table.spreads)]
 
 
 def _lines(headings: list[str], rows: list[list[str]], text_columns: int) -> str:

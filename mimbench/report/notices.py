@@ -13,7 +13,7 @@ NOT_COMPARED = {"pid", "job", "slurm_job", "started", "time", "attempt", "attemp
 def result_notices(grid: Grid) -> list[str]:
     """From the results alone, so that the same records give the same notices on every machine."""
     notices = []
-    for kind in grid.kinds():
+    for kind in grid.kinds:
         seeds: dict[tuple[str, str], list[int]] = defaultdict(list)  # by text and row
         for row in grid.rows:
             for seed, record in grid.runs(row, kind).items():

@@ -10,7 +10,7 @@ from string import Template
 
 from mimbench.report.analysis import Cell
 from mimbench.report.cells import LONG, MARKS, difference_text
-from mimbench.report.choices import HEADINGS, choices
+from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.collect import Column, Grid
 from mimbench.report.colors import ON_PAGE
 from mimbench.report.costs import costs
@@ -18,6 +18,7 @@ from mimbench.report.figures import Drawing
 from mimbench.report.format import count, duration, p_text
 from mimbench.report.notices import days, machine_facts, machine_notices, result_notices, run_notices
 from mimbench.report.table import Table
+from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
 
 def page(table: Table, drawings: Iterable[Drawing], *, runs_at: str | None = "../../runs") -> str:
@@ -30,6 +31,7 @@ def page(table: Table, drawings: Iterable[Drawing], *, runs_at: str | None = "..
         title=escape(grid.title),
         scale=escape(grid.scale),
         base=escape(grid.compared_with),
+        counted=grid.unit,
         subtitle=f"Grid <code>{escape(grid.name)}</code> ({escape(grid.config)}), scale "
         f"<code>{escape(grid.scale)}</code>, {count(len(grid.seeds), 'seed')}, "
         f"{done} of {count(len(grid.records), 'run')} done.",
@@ -42,7 +44,8 @@ def page(table: Table, drawings: Iterable[Drawing], *, runs_at: str | None = "..
                    if row.description),
         figures="\n".join(map(_figure, drawings)) or "<p>No finished runs yet.</p>",
         long=_dense_table(LONG, table.long_rows),
-        choices=_dense_table(HEADINGS, choices(grid), text=3),
+        choices=_dense_table(CHOSEN, choices(grid), text_columns=3),
+        spread=_spread(table),
         flags="<h2>Flags and warnings</h2>" + _list(map(escape, flags)) if flags else "",
         costs=_costs(grid),
         sources=_sources(table, runs_at),
@@ -87,11 +90,18 @@ def _cell(text: str, cell: Cell | None) -> str:
     return f'<td data-v="{cell.summary.mean!r}">{escape(text)}{small}</td>'
 
 
-def _dense_table(headings: list[str], rows: list[list[str]], text: int = 2) -> str:
-    """The first columns, `text` of them, are text, the others numbers."""
+def _spread(table: Table) -> str:
+    if not table.spreads:
+        return ""
+    found = _dense_table(HEADINGS, spread_rows(table.spreads), text_columns=3)
+    return f"<h2>Where the spread comes from</h2>{found}<p>{escape(spread_note(table.spreads))}</p>\n"
+
+
+def _dense_table(headings: list[str], rows: list[list[str]], text_columns: int = 2) -> str:
+    """The first columns are text, the others numbers."""
 
     def line(cells: list[str], tag: str) -> str:
-        kinds = [' class="text"' if index < text else "" for index in range(len(cells))]
+        kinds = [' class="text"' if index < text_columns else "" for index in range(len(cells))]
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
@@ -142,7 +152,7 @@ def _sources(table: Table, runs_at: str | None) -> str:
     parts = []
     for row in grid.rows:
         lines = []
-        for kind in grid.kinds():
+        for kind in grid.kinds:
             values = table.cells[row.name, kind].values if (row.name, kind) in table.cells else {}
             for seed, record in grid.runs(row, kind).items():
                 name = escape(record.name)

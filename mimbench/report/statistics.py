@@ -103,8 +103,10 @@ def _constant(values: Sequence[float], scale: Sequence[float]) -> bool:
 
 
 def _t_test(values: Sequence[float]) -> tuple[float, float, float]:
-    from scipy import stats
+    """Interval and two-sided p of a mean. scipy.stats' own function takes ten times as long for a few numbers."""
+    from scipy.special import stdtr, stdtrit
 
-    test = stats.ttest_1samp(values, 0.0)
-    interval = test.confidence_interval(CONFIDENCE)
-    return float(interval.low), float(interval.high), float(test.pvalue)
+    n, mean = len(values), math.fsum(values) / len(values)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    return mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error))

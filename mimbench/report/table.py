@@ -10,6 +10,7 @@ from mimbench.report.cells import cell_text, long_row
 from mimbench.report.collect import Grid
 from mimbench.report.legend import legend, one_seed_warning, paper_note
 from mimbench.report.published import PaperColumn, Published, paper_column
+from mimbench.report.variance import Spread, spreads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ class Table:
     warning: str  # if there is one seed only
     legend: list[str]
     paper_note: str
+    spreads: list[Spread]  # of the cells whose seeds share runs
 
     def with_paper(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows, the paper's numbers last."""
@@ -44,13 +46,22 @@ class Table:
 def tabulate(analysis: Analysis) -> Table:
     grid, cells, paper = analysis.grid, analysis.cells, paper_column(analysis.grid)
     rows = [
-        [row.label, *(cell_text(cells.get((row.name, column.protocol)), len(grid.seeds)) for column in grid.columns)]
+        [row.label, *(cell_text(cells.get((row.name, column.protocol)), grid) for column in grid.columns)]
         for row in grid.rows
     ]
-    long_rows = [long_row(cell) for cell in cells.values()]
+    long_rows = [long_row(cell, grid.unit) for cell in cells.values()]
     headings = ["", *(column.heading for column in grid.columns)]
     return Table(
-        grid, cells, paper, headings, rows, long_rows, one_seed_warning(analysis), legend(grid), paper_note(paper)
+        grid,
+        cells,
+        paper,
+        headings,
+        rows,
+        long_rows,
+        one_seed_warning(analysis),
+        legend(grid),
+        paper_note(paper),
+        spreads(analysis),
     )
 
 
@@ -71,7 +82,7 @@ def _line(cell: Cell, published: Published | None) -> dict[str, Any]:
     row, column, summary, comparison = cell.row, cell.column, cell.summary, cell.comparison
     line: dict[str, Any] = {
         "row": row.name, "label": row.label, "reference": row.reference, "protocol": column.protocol,
-        "metric": column.metric, "unit": column.unit, "n": len(cell.values), "unfinished": cell.unfinished,
+        "metric": column.metric, "unit": column.unit, "n": len(cell.replicates), "unfinished": cell.unfinished,
     }  # fmt: skip
     if summary:
         line |= {"mean": summary.mean, "sd": summary.sd, "ci_low": summary.low, "ci_high": summary.high}

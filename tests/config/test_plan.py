@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grids
 import pytest
 import yaml
 from conftest import ROOT
@@ -12,7 +13,7 @@ from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.plan.estimate import estimate
 from mimbench.plan.graph import make_plan, wanted
-from mimbench.plan.record import describe, prepare
+from mimbench.plan.record import describe, prepare, record
 from mimbench.store.files import read_json
 from mimbench.store.records import read_grid, write_record
 from mimbench.store.results import run_name
@@ -221,3 +222,37 @@ def test_segmentation_has_image_counts_of_its_own(tmp_path):
     scale.write_text(yaml.safe_dump({**text, "scale": "smoke"}))
     with pytest.raises(UserError, match=r"evaluation\.segmentation: shapes/test: requested 1000000 images"):
         make_plan(load_grid("ablations", scale=str(scale), seeds=1))
+
+
+def test_nested_seeds_share_tokenizers_and_pretrainings(tmp_path):
+    rows = [{"name": "beit"}, {"name": "scratch", "pretrain": False}, {"name": "pixels", "tokenizer": "pixels", "loss": "mse"},
+            {"name": "continued", "start": {"row": "beit"}}]  # fmt: skip
+    plan = make_plan(load_grid(grids.written(tmp_path, rows=rows, seeds=8, nested={"pretraining": 2, "evaluation": 2})))
+    runs = {name: [of_seed for _, of_seed in sorted(seeds.items())] for name, seeds in plan.rows.items()}
+    seeds = {kind: [plan.runs[own[kind]].spec["seed"] for own in runs["beit"]] for kind in runs["beit"][0]}
+    assert seeds == {"tokenizer": [0] * 4 + [1] * 4, "pretrain": [0, 0, 1, 1, 2, 2, 3, 3], "knn": list(range(8))}
+    assert len({own["knn"] for own in runs["scratch"]}) == 8  # the encoder is the evaluation's own initial weights
+    assert [plan.runs[own["pretrain"]].spec["seed"] for own in runs["pixels"]] == seeds["pretrain"]
+    parents = [plan.runs[own["pretrain"]].spec["parents"] for own in runs["continued"]]
+    assert [own["start"] for own in parents] == [own["pretrain"] for own in runs["beit"]]
+
+
+def test_a_grid_that_says_that_nothing_is_nested_plans_the_same_runs(tmp_path):
+    plain = make_plan(load_grid(grids.written(tmp_path, seeds=2)))
+    said = make_plan(load_grid(grids.written(tmp_path, seeds=2, nested={"pretraining": 1, "evaluation": 1})))
+    assert (plain.rows, record(plain)) == (said.rows, record(said))
+
+
+def test_seeds_of_another_nesting_leave_the_record(tmp_path, store):
+    for nested in ({}, {"nested": {"evaluation": 2}}):
+        for count in (4, 2):
+            prepare(make_plan(load_grid(grids.written(tmp_path, seeds=count, **nested))), store)
+            kept = read_grid(store.grid_path("mine", "smoke"))
+            assert (kept["seeds"], kept.get("nested", {}).get("evaluation")) == (
+                [0, 1, 2, 3], nested.get("nested", {}).get("evaluation"))  # fmt: skip
+    prepare(make_plan(load_grid(grids.written(tmp_path, seeds=2))), store)
+    assert read_grid(store.grid_path("mine", "smoke"))["seeds"] == [0, 1]
+
+
+def test_a_nesting_below_one_is_refused(tmp_path):
+    assert "at least 1" in grids.error_of(tmp_path, nested={"evaluation": 0})
