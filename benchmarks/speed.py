@@ -25,8 +25,8 @@ from mimbench.data.loading import Keyed
 from mimbench.data.rendering import copies_of, side_of
 from mimbench.data.sources import source
 from mimbench.data.views import normalize
-from mimbench.models.encoder import make_encoder, prefer_unfused_attention
-from mimbench.parts import PatchGrid
+from mimbench.models.encoder import choose_attention, make_encoder
+from mimbench.parts import Masks, PatchGrid
 from mimbench.plan.graph import make_plan
 from mimbench.plan.record import write_grid_record
 from mimbench.pretrain.fit import Objective, fit
@@ -70,11 +70,11 @@ def within(value: float, most: float, what: str) -> None:
         MISSED.append(f"{what}: {value:.4g}, limit {most:g}")
 
 
-def trainer(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+def trainer(model: torch.nn.Module, loss: Callable[[], torch.Tensor], bf16: bool | None = None) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=env.bf16_pays()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=env.bf16_pays() if bf16 is None else bf16):
             value = loss()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
@@ -91,7 +91,7 @@ def against_timm() -> None:
     raw = torch.rand(BATCH, 3, 32, 32)
     image = normalize(raw)
     ours = make_encoder(CONFIG, 32, 0)
-    prefer_unfused_attention(ours)
+    choose_attention(ours)
     shape = {
         "img_size": 32,
         "patch_size": 4,
@@ -102,7 +102,7 @@ def against_timm() -> None:
         "global_pool": "",
     }
     fused, unfused = VisionTransformer(**shape), VisionTransformer(**shape)
-    prefer_unfused_attention(unfused)
+    set_attention(unfused, fused=False)
     masker = registry.build("masker", {"type": "random", "ratio": 0.4})
     masks = StepMasks(masker, ours.grid, drop=False, seed=0).whole(BATCH, 0)
     times = interleaved(
@@ -331,6 +331,132 @@ def checkpoints() -> None:
               f"{100 * median / (600 + median):.2f} % of the time at one in ten minutes")  # fmt: skip
 
 
+def against_frameworks() -> None:
+    """Training steps at 224 pixels against the fastest of timm and transformers, either attention: at most its time."""
+    for dim, heads, batch, rounds in ((384, 6, 4, 8), (768, 12, 2, 4)):
+        for bf16 in (True, False) if env.bf16_pays() else (False,):
+            for work, rivals in (("ViT", vits), ("BEiT", beits), ("MAE", maes)):
+                models = rivals(dim, heads, batch)
+                steps = {name: trainer(model, loss, bf16) for name, (model, loss) in models.items()}
+                times = cpu_interleaved(steps, rounds)
+                what = f"{work} {dim}, {'bf16' if bf16 else 'fp32'}"
+                found = {name: ratio(times, "ours", name) for name in times if name != "ours"}
+                fastest = max(found, key=lambda name: found[name])
+                noise = error_of_ratio(times, "ours", fastest)
+                print(f"{what}: {statistics.median(times['ours']):.2f} s of CPU; against "
+                      + ", ".join(f"{name} {value:.3f}" for name, value in found.items()) + f" (± {noise:.3f})", flush=True)  # fmt: skip
+                within(found[fastest], 1 + noise, f"a step of {what} against {fastest}'s")
+
+
+def cpu_interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each step, taken in turn, each round from another one on."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(-1, rounds):  # the first warms up
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            begun = time.process_time()
+            steps[name]()
+            if number >= 0:
+                times[name].append(time.process_time() - begun)
+    return times
+
+
+def error_of_ratio(times: dict[str, list[float]], over: str, under: str) -> float:
+    """Two standard errors of the median of ratios, from their quartiles."""
+    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    low, _, high = statistics.quantiles(ratios)
+    return 2 * 1.253 * (high - low) / 1.349 / len(ratios) ** 0.5
+
+
+def set_attention(model: torch.nn.Module, *, fused: bool) -> None:
+    """timm's, or transformers', as it is built: the same weights and optimizer serve both."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", fused)  # noqa: B010 (not every module has it)
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "sdpa" if fused else "eager"
+
+
+Rivals = dict[str, tuple[torch.nn.Module, Callable[[], torch.Tensor]]]
+
+
+def both_attentions(name: str, model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Rivals:
+    def run(fused: bool) -> torch.Tensor:
+        set_attention(model, fused=fused)
+        return loss()
+
+    return {f"{name} fused": (model, lambda: run(True)), f"{name} plain": (model, lambda: run(False))}
+
+
+def our_encoder(config: EncoderConfig, batch: int) -> tuple[torch.nn.Module, Masks]:
+    """As the pre-training has it where a linear layer reads the predicted positions."""
+    encoder = make_encoder(config, 224, 0)
+    choose_attention(encoder)
+    encoder.only_predicted = True
+    masker = registry.build("masker", {"type": "random", "ratio": 0.4})
+    return encoder, StepMasks(masker, encoder.grid, drop=False, seed=0).whole(batch, 0)
+
+
+def squares(patches: torch.Tensor, masks: Masks) -> torch.Tensor:
+    """A loss of the predicted positions that costs nothing."""
+    return patches.flatten(0, 1).index_select(0, masks.predicted).float().square().mean()
+
+
+def vits(dim: int, heads: int, batch: int) -> Rivals:
+    """A plain ViT: timm's has no mask tokens."""
+    from timm.models.vision_transformer import VisionTransformer
+    from transformers import ViTConfig, ViTModel
+
+    image = normalize(torch.rand(batch, 3, 224, 224))
+    ours, masks = our_encoder(EncoderConfig(dim=dim, heads=heads), batch)
+    timms = VisionTransformer(embed_dim=dim, num_heads=heads, num_classes=0, global_pool="")
+    config = ViTConfig(hidden_size=dim, num_attention_heads=heads, intermediate_size=4 * dim)
+    theirs, hidden = ViTModel(config, add_pooling_layer=False, use_mask_token=True).train(), masks.masked.long()
+    return {
+        "ours": (ours, lambda: squares(ours(image, masks).patches, masks)),
+        **both_attentions("timm", timms, lambda: squares(timms(image)[:, 1:], masks)),
+        **both_attentions("transformers", theirs,
+                          lambda: squares(theirs(image, bool_masked_pos=hidden).last_hidden_state[:, 1:], masks)),
+    }  # fmt: skip
+
+
+def beits(dim: int, heads: int, batch: int) -> Rivals:
+    """With shared relative positions and LayerScale."""
+    from transformers import BeitConfig, BeitModel
+
+    image = normalize(torch.rand(batch, 3, 224, 224))
+    ours, masks = our_encoder(EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1,
+                                            dim=dim, heads=heads), batch)  # fmt: skip
+    config = BeitConfig(hidden_size=dim, num_attention_heads=heads, intermediate_size=4 * dim, use_mask_token=True,
+                        use_shared_relative_position_bias=True, layer_scale_init_value=0.1, drop_path_rate=0.0)  # fmt: skip
+    theirs = BeitModel(config, add_pooling_layer=False).train()
+    loss = lambda: squares(theirs(image, bool_masked_pos=masks.masked).last_hidden_state[:, 1:], masks)
+    return {
+        "ours": (ours, lambda: squares(ours(image, masks).patches, masks)),
+        **both_attentions("transformers", theirs, loss),
+    }
+
+
+def maes(dim: int, heads: int, batch: int) -> Rivals:
+    """The whole recipe: masks drawn, targets normalized per patch, MAE's decoder."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    plan = make_plan(load_grid(str(ROOT / "configs/methods.yaml"), seeds=1, only=("mae",)))
+    recipe = plan.runs[plan.rows["mae"][0]["pretrain"]].spec["recipe"]
+    recipe["data"]["size"] = 224
+    recipe["encoder"].update(patch=16, dim=dim, depth=12, heads=heads)
+    recipe["decoder"].update(dim=512, depth=8, heads=16)
+    ours, numbers = make_pretraining(recipe, {}, 0, torch.device("cpu")), itertools.count()
+    raw = torch.rand(batch, 3, 224, 224)
+    config = ViTMAEConfig(hidden_size=dim, num_attention_heads=heads, intermediate_size=4 * dim, norm_pix_loss=True)
+    theirs = ViTMAEForPreTraining(config).train()
+    return {
+        "ours": (ours, lambda: ours(ours.prepare({"raw": raw}, next(numbers), Runtime())[0])),
+        **both_attentions("transformers", theirs, lambda: theirs(normalize(raw)).loss),
+    }
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     against_timm()
@@ -340,5 +466,6 @@ if __name__ == "__main__":
     ten_thousand_runs()
     reports()
     checkpoints()
+    against_frameworks()
     recipes()  # at the end: a process that is started counts the memory of the one that starts it
     sys.exit("\n".join(["Limits missed:", *MISSED]) if MISSED else 0)

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.sources import source
 from mimbench.data.views import Images
-from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attention
+from mimbench.models.encoder import Encoder, choose_attention, make_encoder
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
 
@@ -39,8 +38,7 @@ class EncoderUnderTest:
         encoder = make_encoder(self.config, size or self.data.size, self.seed, drop_path=drop_path, masked=False)
         if self.weights is not None:
             encoder.load_state_dict({k: v for k, v in load_weights(self.weights).items() if k != "mask_token"})
-        if not torch.cuda.is_available():
-            prefer_unfused_attention(encoder)
+        choose_attention(encoder)
         return encoder
 
     def images(self, split: str) -> Images:

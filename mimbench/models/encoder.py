@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -27,6 +28,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False  # recompute the blocks' activations in the backward pass: less memory
+        self.only_predicted = False  # nobody reads other patches than the predicted ones: the last MLP leaves them out
         self.dim, self.depth = config.dim, config.depth
         self.grid = PatchGrid(size // config.patch, size // config.patch, config.patch)
         self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
@@ -66,7 +68,10 @@ class Encoder(nn.Module):
         if causal:
             shared["is_causal"] = True
         tapped = {}
-        for index, block in enumerate(self.body.blocks):
+        blocks = list(self.body.blocks)
+        if self.only_predicted and masks is not None and (rows := self._read(masks)) is not None:
+            blocks[-1] = functools.partial(_with_mlp_at, blocks[-1], rows)
+        for index, block in enumerate(blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **shared)
             else:
@@ -78,6 +83,15 @@ class Encoder(nn.Module):
             patches = x[:, 1:] if masks is None else x[:, :-1]
             return Encoded(patches, cls=x[:, -1], kept=None, taps=tapped, norm=self.body.norm)
         return Encoded(x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped, norm=self.body.norm)
+
+    def _read(self, masks: Masks) -> Tensor | None:
+        """Class tokens and predicted patches, each once, as rows of the B * (1 + N) tokens; None where that is no saving."""
+        count, patches = masks.masked.shape
+        shifted, repeated = self.config.attention == "causal", masks.blocks is not None  # blocks may overlap
+        if shifted or repeated or masks.kept is not None or len(masks.predicted) == count * patches:
+            return None
+        cls = torch.arange(count, device=masks.predicted.device) * (1 + patches)
+        return torch.cat([cls, masks.predicted + masks.predicted // patches + 1])
 
     def _positions(self, images: Tensor) -> Tensor | None:
         """Interpolated for images of another size."""
@@ -133,8 +147,31 @@ def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
     return body
 
 
-def prefer_unfused_attention(model: nn.Module) -> None:
-    """On a CPU in bf16, plain matrix products are faster than the fused kernel's backward (see `make bench`)."""
+def _with_mlp_at(block: Any, rows: Tensor, x: Tensor, **shared: Any) -> Tensor:
+    """A block whose MLP, which sees each token alone, is computed at these rows; to the others it adds zero.
+
+    By hooks, so that timm's blocks stay as they are: drop path still draws per image, LayerScale still follows.
+    """
+    gather = lambda norm, args: (args[0].flatten(0, 1).index_select(0, rows),)
+    scatter = lambda mlp, args, out: out.new_zeros(x.shape).flatten(0, 1).index_copy_(0, rows, out).view(x.shape)
+    hooks = [block.norm2.register_forward_pre_hook(gather), block.mlp.register_forward_hook(scatter)]
+    try:
+        return block(x, **shared)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def choose_attention(model: nn.Module) -> None:
+    """Per pass: on a CPU, plain matrix products are faster than the fused kernel in bf16 and slower in fp32 (`make bench`).
+
+    Not once for all: an encoder is fine-tuned in bf16 and gives features in fp32.
+    """
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            setattr(module, "fused_attn", False)  # noqa: B010 (not every module has it)
+            module.register_forward_pre_hook(_choose_attention)
+
+
+def _choose_attention(attention: nn.Module, args: tuple[Tensor, ...]) -> None:
+    in_bf16 = args[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    setattr(attention, "fused_attn", not in_bf16)  # noqa: B010 (timm declares it Final)

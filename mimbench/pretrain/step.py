@@ -12,7 +12,7 @@ from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.config.terms import TeacherConfig
 from mimbench.data.sampling import derive
 from mimbench.data.views import normalize
-from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attention
+from mimbench.models.encoder import Encoder, choose_attention, make_encoder
 from mimbench.models.teacher import Teacher
 from mimbench.parts import Batch, Masks, Taught
 from mimbench.pretrain.fit import Objective
@@ -113,6 +113,10 @@ class Pretraining(Objective):
         decoders: list[Any] = [decoder for decoder in self.decoders.values() if hasattr(decoder, "taps")]
         self.taps = _union(decoder.taps(encoder.depth) for decoder in decoders)
         self.teacher_taps = _union(term.tokenizer.taps() for term in terms if term.has_teacher)
+        # `rows`: each prediction needs the features of its own position only
+        encoder.only_predicted = all(hasattr(decoder, "rows") for decoder in self.decoders.values()) and (
+            encoder.depth - 1 not in self.taps
+        )
         masker, drop = registry.build("masker", recipe["masker"]), encoder.config.masking == "drop"
         weighted = any(term.by_image for term in terms)
         views = recipe.get("views", {})
@@ -195,8 +199,7 @@ def make_pretraining(
         frozen = getattr(tokenizer, "reads", "views") == "views"
         tokenizers[name] = FrozenTokenizer(tokenizer, encoder.grid, device) if frozen else tokenizer
     objective = Pretraining(encoder, recipe, tokenizers, seed, teacher)
-    if not torch.cuda.is_available() and recipe["schedule"]["precision"] == "bf16":
-        prefer_unfused_attention(objective)
+    choose_attention(objective)
     return objective
 
 

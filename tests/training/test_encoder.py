@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import BeitConfig, BeitForMaskedImageModeling
 
 from mimbench.config.schema import EncoderConfig
-from mimbench.models.encoder import Encoder, make_encoder, prefer_unfused_attention
+from mimbench.models.encoder import Encoder, choose_attention, make_encoder
 from mimbench.parts import Masks
 
 SMALL = {"patch": 4, "dim": 32, "depth": 3, "heads": 4}
@@ -131,11 +131,20 @@ def test_initial_weights_follow_from_the_seed_with_and_without_mask_token(maskin
     assert not torch.equal(make_encoder(config, 16, 4).body.cls_token, one["body.cls_token"])
 
 
-def test_unfused_attention_gives_the_same_output():
-    ours = Encoder(EncoderConfig(**SMALL), 16).eval()
+@pytest.mark.parametrize(("bf16", "fused"), [(True, False), (False, True)])
+def test_attention_on_a_cpu_is_fused_in_fp32_and_not_in_bf16_pass_by_pass(bf16, fused, monkeypatch):
+    ours, calls = Encoder(EncoderConfig(**SMALL), 16).eval(), []
     before = ours(images()).patches
-    prefer_unfused_attention(ours)
-    assert torch.allclose(ours(images()).patches, before, atol=1e-5)
+    choose_attention(ours)
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
+                        lambda *args, **options: calls.append(1) or kernel(*args, **options))  # fmt: skip
+    for on in (not bf16, bf16):
+        calls.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            after = ours(images()).patches
+    assert bool(calls) == fused
+    assert torch.allclose(after.float(), before, atol=0.1 if bf16 else 1e-5)
 
 
 def test_layers_are_numbered_for_layer_wise_decay():
@@ -166,8 +175,8 @@ def test_causal_attention_equals_timms():
 @pytest.mark.parametrize("unfused", [False, True])
 def test_with_causal_attention_a_patch_changes_no_bit_of_the_predictions_before_it(unfused):
     ours = causal()
-    if unfused:
-        prefer_unfused_attention(ours)
+    for block in ours.body.blocks:
+        block.attn.fused_attn = not unfused
     nothing = masks(torch.zeros(2, 16, dtype=torch.bool))
     changed = images()
     changed[:, :, 8:] += 1  # from patch 8 on
@@ -184,3 +193,25 @@ def test_an_image_of_another_size_gets_the_positions_that_timm_interpolates():
     theirs.load_state_dict(ours.body.state_dict(), strict=False)
     small = images(size=8)
     assert torch.allclose(ours(small).patches, theirs.forward_features(small)[:, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"drop_path": 0.5}, {"type": "beit", "layer_scale": 0.1, "relative_positions": "shared"}]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_without_the_last_mlp_where_nobody_reads_predictions_and_gradients_are_the_same(kind, checkpointing):
+    read, rows = masks(half_masked()), []
+    for only_predicted in (False, True):
+        ours = make_encoder(EncoderConfig(**SMALL, **kind), 16, 0)
+        ours.only_predicted, ours.activation_checkpointing = only_predicted, checkpointing
+        ours.body.blocks[-1].mlp.fc1.register_forward_hook(lambda module, args, out: rows.append(out.numel()))
+        torch.manual_seed(0)  # drop path
+        encoded = ours(images(), read)
+        seen = torch.cat([encoded.cls, encoded.patches.flatten(0, 1)[read.predicted]])
+        seen.square().sum().backward()
+        found = [seen.detach(), *(parameter.grad for parameter in ours.parameters() if parameter.grad is not None)]
+        if not only_predicted:
+            expected = found
+    assert rows[-1] == rows[0] * 18 // 34  # 2 class tokens and 16 of 32 patches
+    assert len(found) == len(expected)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
