@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimbench import protocols
@@ -18,7 +20,8 @@ from mimbench.kinds import KINDS
 from mimbench.plan.graph import make_plan
 from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
-from mimbench.store.results import Store
+from mimbench.store.results import WEIGHTS, Store
+from mimbench.store.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "golden" / "runs.json"
@@ -28,8 +31,10 @@ OF_ACCURACIES = {"rel": 0.0, "abs": 1.0}  # these jump by an image at a time
 
 def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
     """The continuous numbers of each kind of run; accuracies of a hundred images would jump by whole images."""
-    sets = ["schedule.precision=fp32", *(f"protocols.{p}.precision=fp32" for p in ("finetune", "segmentation"))]
+    trained = ("finetune", "segmentation", "attentive_probe")
+    sets = ["schedule.precision=fp32", *(f"protocols.{p}.precision=fp32" for p in trained)]
     grid = load_grid(str(ROOT / "configs" / "ablations.yaml"), scale="smoke", seeds=1, only=("beit",), sets=tuple(sets))
+    grid = replace(grid, protocols=protocols.PROTOCOLS)
     plan, store = make_plan(grid), Store(results)
     store.cache = cache
     found: dict[str, dict[str, float]] = {}
@@ -43,16 +48,16 @@ def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
         )
         for path in sorted(folder.work.rglob("curve.csv")):
             values[f"last loss of {path.parent.name}"] = float(list(csv.reader(path.open()))[-1][1])
-        if run.kind in ("linear_probe", "knn"):
-            table = result["values"]["val"]
-            values["mean held-out accuracy"] = sum(map(sum, table)) / sum(map(len, table))
+        if run.kind == "features":
+            values["mean size of a feature"] = load_weights(folder.work / WEIGHTS)["test"].abs().mean().item()
+        elif "val" in result["values"]:
+            values["mean held-out accuracy"] = float(np.mean(result["values"]["val"]))
         found[run.kind] = {**values, "version": versions()[run.kind]}
     return found
 
 
 def versions() -> dict[str, int]:
-    known = {name: protocols.read(name)["version"] for name in protocols.PROTOCOLS}
-    return {"tokenizer": KINDS["tokenizer"].version, "pretrain": KINDS["pretrain"].version, **known}
+    return {name: kind.version or protocols.read(name)["version"] for name, kind in KINDS.items()}
 
 
 @pytest.mark.slow
