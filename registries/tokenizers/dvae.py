@@ -94,6 +94,11 @@ class DiscreteVAE(TrainedTokenizer):
             raise ValueError(f"the view raw gives {codes.shape[1]} codes per image, and the grid has {grid.count}.")
         return codes
 
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, rows, columns) -> the images that they stand for, (B, C, H, W) in [0, 1] but for rounding."""
+        return self._reconstruct(self.codebook[codes]) * SPREAD + 0.5
+
     def _logits(self, images: Tensor) -> Tensor:
         """(B, rows, columns, vocabulary), float32 under autocast too."""
         logits: Tensor = self.encoder(images)
