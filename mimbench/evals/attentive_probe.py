@@ -5,6 +5,7 @@ The heads of all layers and learning rates are trained side by side on one forwa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import derive
 from mimbench.data.views import Images, normalize
-from mimbench.evals.common import WORST, EncoderUnderTest, in_batches, rate_flags
+from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, in_batches, percent, rate_flags
 from mimbench.evals.sweep import schedule_at
 from mimbench.models.encoder import Encoder, tapped_blocks
 from mimbench.pretrain.fit import Objective, fit
@@ -29,7 +30,7 @@ class AttentiveHead(nn.Module):
     def __init__(self, dim: int, heads: int, classes: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Parameter(torch.zeros(1, 1, dim))
+        self.query = nn.Parameter(torch.zeros(dim))  # a vector: like other tokens it does not decay
         self.norm_tokens, self.norm_pooled, self.norm_out = (nn.LayerNorm(dim, eps=1e-6) for _ in range(3))
         self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
@@ -43,9 +44,9 @@ class AttentiveHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, n, D / heads)
         keys, values = map(split, self.kv(self.norm_tokens(tokens)).chunk(2, dim=-1))
-        query = split(self.q(self.query)).expand(len(tokens), -1, -1, -1)
+        query = split(self.q(self.query[None, None])).expand(len(tokens), -1, -1, -1)
         weights = (query @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5).softmax(-1)
-        x = self.query[0] + self.proj((weights @ values).transpose(1, 2).flatten(2)[:, 0])  # (B, D)
+        x = self.query + self.proj((weights @ values).transpose(1, 2).flatten(2)[:, 0])  # (B, D)
         x = x + self.mlp(self.norm_pooled(x))
         return self.head(self.norm_out(x))
 
@@ -83,8 +84,8 @@ class AttentiveProbe(Objective):
         logits = self.logits(micro["raw"])
         label = micro["label"].expand(*logits.shape[:2], -1)
         losses = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view(label.shape).sum(-1)
-        finite = torch.where(losses.isfinite(), losses, 0.0)  # a head that diverged stays alone: none sees another
-        return finite.mean() * micro["share"]
+        finite = torch.where(losses.isfinite(), losses, 0.0)  # a head that diverged stays alone
+        return finite.sum() * micro["share"]  # each head has its own gradient, whatever the others are
 
 
 def _copied(first: AttentiveHead, dim: int, heads: int, classes: int) -> AttentiveHead:
@@ -102,11 +103,16 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     schedule = schedule_at(settings, max(rates), len(train))
     stream = training_stream(Keyed(train, seed), len(train), schedule, seed, runtime)
     fit(model, stream, schedule, under_test.work / "heads", seed, runtime, lr_scale=lambda name: _lr_scale(name, rates))
-    table = accuracies(model, val, runtime)  # (rates, layers)
+    bf16 = settings["precision"] == "bf16"
+    logits = predict(model, val, runtime, bf16)
+    table = (logits.argmax(-1) == torch.from_numpy(val.labels)).double().mean(-1) * 100  # (rates, layers)
+    table[diverged(model, train, runtime, bf16)] = WORST
     rate, layer = divmod(int(table.argmax()), len(layers))
     by_lr = {f"{value:g}": {"val": float(best)} for value, best in zip(rates, table.amax(1), strict=True)}
+    check_any_converged(by_lr)
+    tested = predict(model, test, runtime, bf16)[rate, layer].argmax(-1)
     return {
-        "metrics": {"accuracy": float(accuracies(model, test, runtime)[rate, layer])},
+        "metrics": {"accuracy": percent(tested == torch.from_numpy(test.labels))},
         "values": {
             "chosen": {"layer": layers[layer], "lr": rates[rate]},
             "by_layer": [{"layer": i, "val": float(best)} for i, best in zip(layers, table.amax(0), strict=True)],
@@ -125,11 +131,19 @@ def _lr_scale(name: str, rates: list[float]) -> float:
 
 
 @torch.inference_mode()
-def accuracies(model: AttentiveProbe, images: Images, runtime: Runtime) -> Tensor:
-    """(rates, layers), in percent; of a head that diverged the worst score."""
+def predict(model: AttentiveProbe, images: Images, runtime: Runtime, bf16: bool) -> Tensor:
+    """Logits (rates, layers, n, classes), on the CPU."""
     model.eval()
-    logits = torch.cat([model.logits(raw).cpu() for raw in in_batches(images, BATCH, runtime)], dim=2)
-    correct = logits.argmax(-1) == torch.from_numpy(images.labels)
-    found = correct.double().mean(-1) * 100
-    found[~logits.isfinite().all(-1).all(-1)] = WORST
-    return found
+    parts = []
+    for raw in in_batches(images, BATCH, runtime):
+        with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
+            parts.append(model.logits(raw).cpu())
+    return torch.cat(parts, dim=2)
+
+
+def diverged(model: AttentiveProbe, train: Images, runtime: Runtime, bf16: bool) -> Tensor:
+    """(rates, layers), True where a head fits its training images worse than one that gives all classes the same."""
+    logits = predict(model, train, runtime, bf16)
+    label = torch.from_numpy(train.labels).expand(*logits.shape[:2], -1)
+    losses = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view(label.shape).mean(-1)
+    return ~(losses <= math.log(logits.shape[-1]))  # not `>`: NaN too

@@ -11,6 +11,7 @@ from torch import Tensor
 from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.sources import source
 from mimbench.data.views import Images
+from mimbench.errors import RunFailed
 from mimbench.models.encoder import Encoder, choose_attention, make_encoder
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
@@ -64,7 +65,12 @@ def at_edge(what: str, chosen: float, tried: list[float]) -> list[str]:
 
 
 def rate_flags(by_lr: dict[str, dict[str, float]], chosen: float) -> list[str]:
-    """Of learning rates at which training diverged, and of a best one at the edge of the others."""
+    """Of learning rates at which training diverged, and of a best one at the edge of all that were tried."""
     lost = [rate for rate, measured in by_lr.items() if measured["val"] == WORST]
-    flags = at_edge("learning rate", chosen, [float(rate) for rate in by_lr if rate not in lost])
+    flags = at_edge("learning rate", chosen, [float(rate) for rate in by_lr])
     return [*flags, f"diverged at learning rate {', '.join(lost)}"] if lost else flags
+
+
+def check_any_converged(by_lr: dict[str, dict[str, float]]) -> None:
+    if all(measured["val"] == WORST for measured in by_lr.values()):
+        raise RunFailed(f"training diverged at every learning rate: {', '.join(by_lr)}")

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimbench.data.sampling import derive
-
 CPU = torch.device("cpu")
 CHUNK = 4096  # samples whose logits, of every head, fit in memory
 
@@ -34,7 +32,7 @@ def train_heads(
     groups = [{"params": [head], "lr": rate, "base": rate} for head, rate in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings["weight_decay"])
     steps = settings["epochs"] * -(-count // batch)
-    rng = torch.Generator().manual_seed(derive(seed, "linear_probe"))
+    rng = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     for step in range(steps):
         while len(order) < min(batch, count):

@@ -39,7 +39,6 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
         "values": {
             "chosen": {"layer": layer, "pooling": POOLINGS[pooling], "neighbors": k},
             "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((1, 2)))],
-            "by_pooling": {name: float(best) for name, best in zip(POOLINGS, table.amax((0, 2)), strict=True)},
             "val": table.tolist(),
         },
         "flags": [] if k == 1 else at_edge("number of neighbors", k, neighbors),  # fewer than one cannot be tried

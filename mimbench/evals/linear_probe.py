@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mimbench.data.sampling import derive
 from mimbench.evals import heads
-from mimbench.evals.common import WORST, EncoderUnderTest, percent, rate_flags
+from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, percent, rate_flags
 from mimbench.evals.features import POOLINGS, chosen_part, frozen_splits
 from mimbench.runtime import Runtime
 
@@ -18,21 +19,20 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     train, val, test = frozen_splits(under_test)
     rates = settings["learning_rates"]
     targets = lambda index: F.one_hot(train.labels[index], train.classes).float()
-    trained = heads.train_heads(
-        train.features, targets, reads(train.features), settings, under_test.seed, runtime.device
-    )
+    seed = derive(under_test.seed, "linear_probe")
+    trained = heads.train_heads(train.features, targets, reads(train.features), settings, seed, runtime.device)
     failed = heads.diverged_heads(trained, train.features, targets)
     table = (predict(trained, val.features) == val.labels).double().mean(-1) * 100
     table[failed] = WORST  # (rates, depth, poolings)
     rate, layer, pooling = (int(i) for i in torch.unravel_index(table.argmax(), table.shape))  # ties go to the first
     best = trained[rate][layer, pooling][None, None]
     by_lr = {f"{rate:g}": {"val": float(best)} for rate, best in zip(rates, table.amax((1, 2)), strict=True)}
+    check_any_converged(by_lr)
     return {
         "metrics": {"accuracy": percent(predict([best], test.features[layer][None])[0, 0, 0] == test.labels)},
         "values": {
             "chosen": {"layer": layer, "lr": rates[rate], "pooling": POOLINGS[pooling]},
             "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((0, 2)))],
-            "by_pooling": {name: float(best) for name, best in zip(POOLINGS, table.amax((0, 1)), strict=True)},
             "by_lr": by_lr,
             "val": table.tolist(),
         },

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from mimbench.data.sampling import derive
+from mimbench.errors import RunFailed
 from mimbench.evals import heads
-from mimbench.evals.common import WORST, EncoderUnderTest, rate_flags
+from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, rate_flags
 from mimbench.evals.dense import Dense
 from mimbench.runtime import Runtime
 
@@ -17,9 +19,13 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     weight = torch.ones(dense.classes)
     weight[0] = settings["first_class_weight"]
     wanted = dense.train.pixels / dense.encoder.grid.patch**2 * weight
-    features, targets = dense.train.features, lambda index: wanted[index]
+    counted = wanted.sum(1) > 0
+    if not counted.any():
+        raise RunFailed("no labeled pixel counts in the training images: nothing can be learned")
+    features, wanted = dense.train.features[:, counted], wanted[counted]
+    targets = lambda index: wanted[index]
     everything = torch.ones(1, features.shape[-1])
-    trained = heads.train_heads(features, targets, everything, settings, under_test.seed, runtime.device)
+    trained = heads.train_heads(features, targets, everything, settings, derive(dense.seed, "linear"), runtime.device)
     table = torch.full((len(rates), len(dense.layers)), WORST, dtype=torch.float64)
     failed = heads.diverged_heads(trained, features, targets)[..., 0]
     stacked = torch.stack(trained)
@@ -30,10 +36,11 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
         for rate in range(len(rates)):
             if not failed[rate, layer]:
                 table[rate, layer] = dense.held_out_miou(predicted[rate])
+    by_lr = {f"{value:g}": {"val": float(best)} for value, best in zip(rates, table.amax(1), strict=True)}
+    check_any_converged(by_lr)
     rate, layer = divmod(int(table.argmax()), len(dense.layers))
     head = trained[rate][layer, 0]
     metrics = dense.test(layer, lambda found: heads.with_bias(found) @ head)
-    by_lr = {f"{value:g}": {"val": float(best)} for value, best in zip(rates, table.amax(1), strict=True)}
     return {
         "values": {
             "chosen": {"layer": dense.layers[layer], "lr": rates[rate]},

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.loading import training_stream
-from mimbench.errors import Diverged, RunFailed
-from mimbench.evals.common import WORST, EncoderUnderTest, rate_flags
+from mimbench.errors import Diverged
+from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, rate_flags
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
@@ -52,8 +52,8 @@ def sweep(
             write_json(note, measured, once=True)
         if best is None or measured["val"] > best[0]:
             best = (measured["val"], rate, model)
-    if best is None:
-        raise RunFailed(f"training diverged at every learning rate: {', '.join(by_lr)}")
+    check_any_converged(by_lr)
+    assert best is not None
     _, chosen, model = best
     metrics = test(model)
     detail = metrics.pop("detail", {})

@@ -29,10 +29,11 @@ def choices(grid: Grid) -> list[list[str]]:
 
 def chosen_text(result: dict[str, Any]) -> str:
     """`layer 3, lr 0.1, pooling mean`, with the pooling that it took from a parent."""
-    parents = result.get("parents", {}).values()
-    taken = {key: value for parent in parents for key, value in parent.get("chosen", {}).items() if key == "pooling"}
-    chosen = result["values"].get("chosen", {})
-    return ", ".join(f"{key} {_text(value)}" for key, value in sorted({**taken, **chosen}.items()))
+    chosen = dict(result["values"].get("chosen", {}))
+    for parent in result.get("parents", {}).values():
+        if "pooling" in parent:
+            chosen["pooling"] = parent["pooling"]
+    return ", ".join(f"{key} {_text(value)}" for key, value in sorted(chosen.items()))
 
 
 def _text(value: Any) -> str:

@@ -23,8 +23,8 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
         if KINDS[store.run(name).kind].leaves_weights:
             weights[role], parents[role] = parent_weights(store, name)
         else:
-            chosen = parent_choice(store, name)
-            parents[role], pooling = {"run": name, "chosen": chosen}, chosen["pooling"]
+            pooling = parent_choice(store, name)["pooling"]
+            parents[role] = {"run": name, "pooling": pooling}
     under_test = EncoderUnderTest(
         config=from_spec(EncoderConfig, spec["encoder"]), weights=weights.get("encoder"), features=weights.get("features"),
         pooling=pooling, seed=spec["seed"], data=from_spec(DataConfig, spec["data"]),

@@ -119,8 +119,8 @@ def _discard_stale_work(store: Store, folder: RunFolder, spec: dict[str, Any]) -
 
 
 def _left(result: dict[str, Any]) -> Any:
-    """What children take from a run: its weights, or what it chose."""
-    return result["weights_sha256"] if "weights_sha256" in result else result["values"].get("chosen")
+    """What children take from a run: its weights, or the pooling that it chose."""
+    return result["weights_sha256"] if "weights_sha256" in result else result["values"]["chosen"]["pooling"]
 
 
 def _check_same_weights(folder: RunFolder, result: dict[str, Any]) -> None:

@@ -230,7 +230,12 @@ def test_nested_seeds_share_tokenizers_and_pretrainings(tmp_path):
     plan = make_plan(load_grid(grids.written(tmp_path, rows=rows, seeds=8, nested={"pretraining": 2, "evaluation": 2})))
     runs = {name: [of_seed for _, of_seed in sorted(seeds.items())] for name, seeds in plan.rows.items()}
     seeds = {kind: [plan.runs[own[kind]].spec["seed"] for own in runs["beit"]] for kind in runs["beit"][0]}
-    assert seeds == {"tokenizer": [0] * 4 + [1] * 4, "pretrain": [0, 0, 1, 1, 2, 2, 3, 3], "knn": list(range(8))}
+    assert seeds == {
+        "tokenizer": [0] * 4 + [1] * 4,
+        "pretrain": [0, 0, 1, 1, 2, 2, 3, 3],
+        "features": list(range(8)),
+        "knn": list(range(8)),
+    }
     assert len({own["knn"] for own in runs["scratch"]}) == 8  # the encoder is the evaluation's own initial weights
     assert [plan.runs[own["pretrain"]].spec["seed"] for own in runs["pixels"]] == seeds["pretrain"]
     parents = [plan.runs[own["pretrain"]].spec["parents"] for own in runs["continued"]]

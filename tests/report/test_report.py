@@ -351,7 +351,7 @@ def test_the_report_shows_what_each_evaluation_chose(reported):
 
 
 def test_a_pooling_that_was_taken_over_is_shown_beside_what_was_chosen():
-    parents = {"encoder": {"run": "a"}, "linear_probe": {"run": "b", "chosen": {"pooling": "class_token", "layer": 3}}}
+    parents = {"encoder": {"run": "a"}, "linear_probe": {"run": "b", "pooling": "class_token"}}
     result = {"parents": parents, "values": {"chosen": {"lr": 0.0015}}}
     assert chosen_text(result) == "lr 0.0015, pooling class token"
 
@@ -365,7 +365,7 @@ def test_fine_tuning_is_stale_once_the_probe_chose_another_pooling(store):
     )
     for pooling, stale in (("mean", 0), ("both", 1)):
         result = read_record(run.folder / "result.json")
-        result["parents"] = {"linear_probe": {"run": probe.name, "chosen": {"pooling": pooling}}}
+        result["parents"] = {"linear_probe": {"run": probe.name, "pooling": pooling}}
         write_record(run.folder / "result.json", result)
         path = store.grid_path("demo", "tiny")
         record = read_record(path)

@@ -15,10 +15,9 @@ from mimbench import protocols
 from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.segmentation import open_split
 from mimbench.data.sources import source
-from mimbench.data.sources.builtin import load_masks
 from mimbench.errors import RunFailed, UserError
 from mimbench.evals import attentive_probe, dense, finetune, heads, knn, linear_probe, segmentation
-from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.evals.common import WORST, EncoderUnderTest, at_edge, rate_flags
 from mimbench.evals.features import extract_splits
 from mimbench.evals.sweep import layer_decay
 from mimbench.kinds import KINDS
@@ -155,6 +154,12 @@ def test_an_optimum_at_the_edge_is_flagged():
     assert at_edge("learning rate", 0.01, [0.001, 0.01, 0.1]) == []
 
 
+def test_an_optimum_below_a_rate_that_diverged_is_not_at_the_edge():
+    by_lr = {"0.01": {"val": 50.0}, "0.1": {"val": 60.0}, "1": {"val": WORST}}
+    assert rate_flags(by_lr, 0.1) == ["diverged at learning rate 1"]
+    assert rate_flags(by_lr, 0.01)[0] == "the best learning rate 0.01 is the lowest tried"
+
+
 @pytest.mark.parametrize(("neighbors", "flags"), [([1, 5, 10], 0), ([5, 10], 1)])
 def test_one_neighbor_is_not_flagged_as_an_edge(under_test, monkeypatch, neighbors, flags):
     def all_tie(queries, bank, labels, classes, counts, temperature):
@@ -186,7 +191,7 @@ def test_built_in_segmentation_data_hold_the_rendered_images_and_masks(under_tes
     assert dataset.metainfo["classes"][0] == "ground"
     sample = dataset[3]
     label = sample["data_samples"].gt_sem_seg.data[0].numpy()
-    assert np.array_equal(label, load_masks(under_test.data, "val", under_test.cache)[3])
+    assert np.array_equal(label, source("shapes").masks(under_test.data, "val", under_test.cache)[3])
     image = sample["inputs"].numpy()[::-1]  # mmcv reads BGR
     assert np.array_equal(
         image.transpose(1, 2, 0), source("shapes").load(under_test.data, "val", under_test.cache).source[3]
@@ -302,7 +307,7 @@ def test_a_learning_rate_that_diverges_scores_worst_and_the_others_count(under_t
     measured = finetune.evaluate(under_test, settings("finetune", learning_rates=rates, clip=None, epochs=4), Runtime())
     assert measured["values"]["chosen"]["lr"] == 0.001
     assert measured["values"]["by_lr"]["1e+30"]["val"] < 0
-    assert measured["flags"] == ["diverged at learning rate 1e+30"]
+    assert measured["flags"] == ["the best learning rate 0.001 is the lowest tried", "diverged at learning rate 1e+30"]
     with pytest.raises(RunFailed, match="diverged at every learning rate: 1e\\+29, 1e\\+30"):
         finetune.evaluate(
             replace(under_test, work=under_test.work / "all"),
@@ -317,7 +322,7 @@ def test_a_probe_at_absurd_rates_is_flagged_as_diverged(under_test):
     attentive = settings("attentive_probe", learning_rates=[0.001, 1e30], epochs=4)
     measured = attentive_probe.evaluate(under_test, attentive, Runtime())
     assert measured["values"]["chosen"]["lr"] == 0.001
-    assert measured["flags"] == ["diverged at learning rate 1e+30"]
+    assert measured["flags"] == ["the best learning rate 0.001 is the lowest tried", "diverged at learning rate 1e+30"]
 
 
 def test_the_pooling_that_the_probe_chose_is_what_fine_tuning_reads(under_test):
@@ -341,12 +346,14 @@ def test_the_pooling_that_the_probe_chose_is_what_fine_tuning_reads(under_test):
 
 
 def test_attentive_heads_trained_together_equal_heads_trained_alone(under_test):
-    frozen = settings("attentive_probe", learning_rates=[0.003, 0.01])
-    together = attentive_probe.evaluate(under_test, frozen, Runtime())
-    alone = attentive_probe.evaluate(
-        replace(under_test, work=under_test.work / "alone"), {**frozen, "learning_rates": [0.01]}, Runtime()
-    )
-    assert together["values"]["val"][1] == alone["values"]["val"][0]
+    """The rates of a schedule scale with its highest one: heads of the same rate."""
+    encoder, images = under_test.encoder(), {"raw": torch.rand(6, 3, 32, 32), "label": torch.arange(6), "share": 1 / 6}
+    many = attentive_probe.AttentiveProbe(encoder, 3, (0, 1), 12, 0)
+    alone = attentive_probe.AttentiveProbe(encoder, 1, (1,), 12, 0)
+    for model in (many, alone):
+        model(images).backward()
+    for found, expected in zip(many.heads[2][1].parameters(), alone.heads[0][0].parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad)
 
 
 def test_an_attentive_head_is_torchs_attention_within_a_prenorm_block():
@@ -360,7 +367,7 @@ def test_an_attentive_head_is_torchs_attention_within_a_prenorm_block():
         theirs.out_proj.load_state_dict(head.proj.state_dict())
         tokens = torch.randn(3, 7, 16)
         keys = head.norm_tokens(tokens)
-        x = head.query.expand(3, -1, -1)
+        x = head.query.expand(3, 1, -1)
         x = x + theirs(x, keys, keys)[0]
         x = x + head.mlp(head.norm_pooled(x))
         expected = head.head(head.norm_out(x))[:, 0]
@@ -400,7 +407,7 @@ def test_linear_segmentation_is_tested_by_the_means_of_upernet(under_test):
     found = dense.Dense(under_test, settings("segmentation_linear"), Runtime())
     ground = lambda features: torch.nn.functional.one_hot(torch.zeros(len(features), dtype=torch.int64), 13).float()
     measured = found.test(0, ground)
-    masks = load_masks(under_test.data, "test", under_test.cache)[:40]
+    masks = source("shapes").masks(under_test.data, "test", under_test.cache)[:40]
     assert measured["pixel_accuracy"] == pytest.approx(100 * (masks == 0).mean(), abs=0.01)
     assert measured["detail"]["per_class"]["ground"] == pytest.approx(100 * (masks == 0).mean(), abs=0.01)
 
@@ -414,3 +421,37 @@ def test_images_of_many_sizes_are_segmented_on_frozen_features(under_test, scene
     measured = module.evaluate(under_test, settings(protocol, resize=resize), Runtime())
     assert 0 <= measured["metrics"]["miou"] <= 100
     assert set(measured["values"]["per_class"]) == {"wall", "sky", "tree"}
+
+
+def test_segmentation_reads_the_data_set_that_it_names(under_test):
+    """Not that of the labels: the trial draw beside the published one."""
+    under_test = replace(under_test, segmentation_data="shapes-trial")
+    root = source("shapes-trial").segmentation_root(under_test.data, under_test.counts, under_test.cache)
+    shown = np.asarray(Image.open(next((root / "images" / "test").glob("*_000000.png"))))
+    drawn = {n: source(n).load(under_test.data, "test", under_test.cache).source[0] for n in ("shapes", "shapes-trial")}
+    assert np.array_equal(shown, drawn["shapes-trial"])
+    assert not np.array_equal(shown, drawn["shapes"])
+    assert source("shapes").segmentation_facts() != source("shapes-trial").segmentation_facts()
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "segmentation_linear", "attentive_probe"])
+def test_a_protocol_whose_heads_all_diverged_fails(under_test, name):
+    module = importlib.import_module(f"mimbench.evals.{name}")
+    with pytest.raises(RunFailed, match="diverged at every learning rate"):
+        module.evaluate(under_test, settings(name, learning_rates=[1e29, 1e30], epochs=4), Runtime())
+
+
+def test_patches_without_a_label_teach_nothing(under_test, monkeypatch):
+    """Not even where a whole batch has none."""
+    original = dense.class_pixels
+
+    def sparse(labels, patch, classes):
+        found = original(labels, patch, classes)
+        found[3:] = 0
+        return found
+
+    monkeypatch.setattr(dense, "class_pixels", sparse)
+    measured = importlib.import_module("mimbench.evals.segmentation_linear").evaluate(
+        under_test, settings("segmentation_linear", learning_rates=[0.01, 0.03], batch=2), Runtime()
+    )
+    assert measured["values"]["by_lr"]["0.01"]["val"] >= 0

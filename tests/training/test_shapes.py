@@ -4,7 +4,6 @@ import pytest
 from mimbench.config.schema import DataConfig
 from mimbench.data.contact_sheet import contact_sheet
 from mimbench.data.sources import shapes, source
-from mimbench.data.sources.builtin import load_masks
 from mimbench.data.sources.shapes import Shapes, render
 
 GOLDEN_LABELS = [3, 9, 5, 6, 11, 8, 1, 11, 0, 0, 5, 2, 9, 4, 1, 4]
@@ -94,7 +93,7 @@ def test_the_trial_draw_shares_no_image_with_the_published_one(tmp_path):
     assert not (trial.images == published.images).all((1, 2, 3)).any()
     loaded = source("shapes-trial").load(config, "val", tmp_path)
     np.testing.assert_array_equal(loaded.source[:256], trial.images)
-    np.testing.assert_array_equal(load_masks(config, "val", tmp_path)[:256], trial.masks)
+    np.testing.assert_array_equal(source("shapes").masks(config, "val", tmp_path)[:256], trial.masks)
 
 
 def test_classes_are_balanced_within_sampling_error(sample):

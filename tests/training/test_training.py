@@ -336,7 +336,7 @@ def test_partial_work_is_discarded_once_the_probe_chose_another_pooling(ablation
     write_record(probe.path / "result.json", result)
     execute(store, child.name, Runtime())
     assert [attempt["found"] for attempt in child.attempts()] == [[], []]
-    assert child.result()["parents"]["linear_probe"]["chosen"]["pooling"] == other
+    assert child.result()["parents"]["linear_probe"]["pooling"] == other
 
 
 def test_a_finished_run_is_not_repeated(ablations, tmp_path, cache, reference):

@@ -32,12 +32,12 @@ class BuiltIn(Source):
         return len(shapes.CLASSES)
 
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
-        folder = _rendered(config, cache)
+        folder = self._rendered(config.size, cache)
         images = np.load(folder / f"{split}-images.npy", mmap_mode="r")
         return Images(images, np.load(folder / f"{split}-labels.npy"), len(shapes.CLASSES), config)
 
     def segmentation_facts(self) -> dict[str, Any]:
-        return {}  # `facts` identifies the masks too
+        return {"segmentation_manifest": f"{self.name} version {shapes.VERSION}"}
 
     def segmentation_counts(self) -> dict[str, int]:
         return COUNTS
@@ -47,7 +47,7 @@ class BuiltIn(Source):
 
         def fill(root: Path) -> None:
             for split, folder in FOLDERS.items():
-                images, masks = self.load(config, split, cache).head(counts[split]), load_masks(config, split, cache)
+                images, masks = self.load(config, split, cache).head(counts[split]), self.masks(config, split, cache)
                 for kind in ("images", "annotations"):
                     (root / kind / folder).mkdir(parents=True)
                 for index in range(len(images)):
@@ -57,18 +57,16 @@ class BuiltIn(Source):
             (root / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
 
         sizes = "-".join(str(counts[split] or "all") for split in FOLDERS)
-        return make_folder_once(cache / f"{config.name}-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
+        return make_folder_once(cache / f"{self.name}-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
 
+    def masks(self, config: DataConfig, split: str, cache: Path) -> np.ndarray:
+        """(n, S, S), 0 = ground, 1.. = the classes."""
+        return np.load(self._rendered(config.size, cache) / f"{split}-masks.npy", mmap_mode="r")
 
-def load_masks(config: DataConfig, split: str, cache: Path) -> np.ndarray:
-    """(n, S, S), 0 = ground, 1.. = the classes."""
-    return np.load(_rendered(config, cache) / f"{split}-masks.npy", mmap_mode="r")
+    def _rendered(self, size: int, cache: Path) -> Path:
+        def fill(folder: Path) -> None:
+            for split, count in COUNTS.items():
+                for name, array in shapes.render(count, split, size, self.name)._asdict().items():
+                    np.save(folder / f"{split}-{name}.npy", array)
 
-
-def _rendered(config: DataConfig, cache: Path) -> Path:
-    def fill(folder: Path) -> None:
-        for split, count in COUNTS.items():
-            for name, array in shapes.render(count, split, config.size, config.name)._asdict().items():
-                np.save(folder / f"{split}-{name}.npy", array)
-
-    return make_folder_once(cache / f"{config.name}-{shapes.VERSION}-{config.size}", fill)
+        return make_folder_once(cache / f"{self.name}-{shapes.VERSION}-{size}", fill)
