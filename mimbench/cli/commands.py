@@ -114,13 +114,13 @@ def _print_plan(plan: Plan, store: Store) -> int:
         f"{grid.name} at scale {grid.scale}: {count(len(grid.chosen), 'row')} x {count(len(grid.seeds), 'seed')}; "
         f"precision auto = {plan.precision}"
     )
-    print(f"{'kind':14}{'runs':>6}{'shared':>8}{'done':>6}{'process minutes left':>23}")
+    print(f"{'kind':20}{'runs':>6}{'shared':>8}{'done':>6}{'process minutes left':>23}")
     for row in rows:
         left = f"{row.seconds / 60:.1f} ({'measured' if row.measured else 'estimated'})" if row.runs > row.done else "-"
-        print(f"{row.kind:14}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>23}")
+        print(f"{row.kind:20}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>23}")
     total, processes = sum(row.seconds for row in rows), process_count(None)
     shared, done = sum(row.shared for row in rows), sum(row.done for row in rows)
-    print(f"{'all':14}{len(plan.runs):>6}{shared:>8}{done:>6}{total / 60:>12.1f}")
+    print(f"{'all':20}{len(plan.runs):>6}{shared:>8}{done:>6}{total / 60:>12.1f}")
     print(
         f"about {total / processes / 60:.0f} min with {processes} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights"
     )

@@ -96,7 +96,9 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", help="a grid: a path, or a name that ships (ablations, ablations_longer, methods, tokenizers, variance)"
     )
-    parser.add_argument("--scale", help="smoke, tiny, or a file of your own (default: the grid's)")
+    parser.add_argument(
+        "--scale", help="smoke, tiny, trial (tiny on other images), or a file of your own (default: the grid's)"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="run this row only; repeatable")
     parser.add_argument(

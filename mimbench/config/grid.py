@@ -130,13 +130,16 @@ def load_grid(
         Row(point.name, point.label, point.written.paper or None, _recipe(point, file, path, sizes, layers), other.name)
         for point, other in zip(points, references, strict=True)
     )
+    place = f"{path}: seeds" if seeds is None else "--seeds"
+    chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
+    file.nested.check_seeds(chosen_seeds, place)
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
         tensorboard=file.tensorboard, nested=file.nested, scale=sizes.path.stem, protocol_scale=sizes.file.scale or sizes.path.stem,
         scale_note=sizes.file.note.strip(), threads=sizes.file.threads, evaluation=sizes.file.evaluation,
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names, sets=sets, settings=settings,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
-        seeds=_seeds(file.seeds, f"{path}: seeds") if seeds is None else _seeds(seeds, "--seeds"),
+        seeds=chosen_seeds,
         only_these_seeds=seeds is None and isinstance(file.seeds, list),
     )  # fmt: skip
 

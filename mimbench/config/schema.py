@@ -208,6 +208,17 @@ class Nested:
         pretraining = seed // self.evaluation
         return {"tokenizer": pretraining // self.pretraining, "pretrain": pretraining, "evaluation": seed}
 
+    def check_seeds(self, seeds: tuple[int, ...], place: str) -> None:
+        """A replicate with some of its runs would count like a whole one."""
+        size = self.pretraining * self.evaluation
+        groups = {seed // size * size for seed in seeds}
+        if len(seeds) != size * len(groups):
+            first = min(group for group in groups if not set(range(group, group + size)) <= set(seeds))
+            raise UserError(
+                f"{place}: with nested {self.pretraining} x {self.evaluation}, seeds come in whole groups of {size}; the "
+                f"group {first} to {first + size - 1} is not complete."
+            )
+
 
 @dataclass(frozen=True)
 class Grid:

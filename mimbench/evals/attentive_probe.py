@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import derive
 from mimbench.data.views import Images, normalize
-from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, in_batches, percent, rate_flags
+from mimbench.evals.common import (
+    WORST,
+    EncoderUnderTest,
+    check_any_converged,
+    in_batches,
+    labeled_micro_batches,
+    percent,
+    rate_flags,
+)
 from mimbench.evals.sweep import schedule_at
 from mimbench.models.encoder import Encoder, tapped_blocks
 from mimbench.pretrain.fit import Objective, fit
@@ -66,10 +74,7 @@ class AttentiveProbe(Objective):
         self.heads = nn.ModuleList([nn.ModuleList([new() for _ in layers]) for _ in range(rates)])
 
     def prepare(self, batch: dict[str, Tensor], step: int, runtime: Runtime) -> list[Any]:
-        raw, label = batch["raw"], batch["label"]
-        size, share = runtime.micro_batch or len(raw), 1 / (len(raw) * runtime.world)
-        pairs = zip(raw.split(size), label.split(size), strict=True)
-        return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
+        return labeled_micro_batches(batch, runtime)
 
     def logits(self, raw: Tensor) -> Tensor:
         """(rates, layers, B, classes)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -53,6 +54,14 @@ def in_batches(images: Images, batch: int, runtime: Runtime) -> Iterator[Tensor]
         yield images.plain(range(start, min(start + batch, len(images)))).to(runtime.device)
 
 
+def labeled_micro_batches(batch: dict[str, Tensor], runtime: Runtime) -> list[dict[str, Any]]:
+    """This rank's images and labels, and the share of one image in the loss of the step."""
+    raw, label = batch["raw"], batch["label"]
+    size, share = runtime.micro_batch or len(raw), 1 / (len(raw) * runtime.world)
+    pairs = zip(raw.split(size), label.split(size), strict=True)
+    return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
+
+
 def percent(correct: Tensor) -> float:
     return float(correct.double().mean() * 100)
 
@@ -62,6 +71,11 @@ def at_edge(what: str, chosen: float, tried: list[float]) -> list[str]:
     if len(tried) > 1 and chosen in (min(tried), max(tried)):
         return [f"the best {what} {chosen:g} is the {'lowest' if chosen == min(tried) else 'highest'} tried"]
     return []
+
+
+def neighbor_flags(chosen: int, tried: list[int]) -> list[str]:
+    """Fewer than one neighbor cannot be tried: that is no edge."""
+    return [] if chosen == 1 else at_edge("number of neighbors", chosen, list(map(float, tried)))
 
 
 def rate_flags(by_lr: dict[str, dict[str, float]], chosen: float) -> list[str]:

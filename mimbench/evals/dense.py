@@ -20,6 +20,7 @@ from torch import Tensor
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
 from mimbench.data.sources import source
+from mimbench.errors import RunFailed
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.features import standardization
 from mimbench.evals.segmentation import measure, pipeline, preprocessor, sliding_window
@@ -48,19 +49,18 @@ class Dense:
         self.layers = tuple(dict.fromkeys(tapped_blocks(self.encoder.depth)))
         self.preprocess = SegDataPreProcessor(**preprocessor(self.size)).to(runtime.device)
         self.train, self.classes = self._patches("labeled")
+        self.val, _ = self._patches("val")
         self.mean, self.std = standardization(self.train.features)
-        self.train = self._standardized(self.train)
-        self.val = self._standardized(self._patches("val")[0])
+        for patches in (self.train, self.val):
+            patches.features.sub_(self.mean).div_(self.std)
 
     def _open(self, split: str, *, train: bool) -> Any:
         transforms = pipeline(train, self.settings, self.size, fixed_size=self.images.fixed_size)
         return open_split(self.root, split, transforms, self.counts[split])
 
-    def _standardized(self, patches: Patches) -> Patches:
-        return Patches((patches.features - self.mean) / self.std, patches.pixels)
-
-    @torch.inference_mode()
+    @torch.no_grad()
     def _patches(self, split: str) -> tuple[Patches, int]:
+        """Those with a label, before standardization; and the number of classes."""
         dataset = self._open(split, train=True)
         seeded, classes = Seeded(dataset, self.seed), len(dataset.metainfo["classes"])
         features, pixels = [], []
@@ -68,10 +68,15 @@ class Dense:
             self.runtime.raise_if_stopping()
             keys = [(0, index) for index in range(start, min(start + BATCH, len(dataset)))]
             data = self.preprocess(pseudo_collate(seeded.__getitems__(keys)), True)
-            features.append(torch.stack(patch_features(self.encoder, data["inputs"], self.layers)).flatten(1, 2).cpu())
+            found = torch.stack(patch_features(self.encoder, data["inputs"], self.layers)).flatten(1, 2).cpu()
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data["data_samples"]]).cpu()
-            pixels.append(class_pixels(labels, self.encoder.grid.patch, classes))
-        return Patches(torch.cat(features, dim=1).clone(), torch.cat(pixels).clone()), classes
+            counted = class_pixels(labels, self.encoder.grid.patch, classes)
+            labeled = counted.sum(1) > 0
+            features.append(found[:, labeled])
+            pixels.append(counted[labeled])
+        if not sum(map(len, pixels)):
+            raise RunFailed(f"{self.root}: no labeled pixel in the images of {split}")
+        return Patches(torch.cat(features, dim=1), torch.cat(pixels)), classes
 
     def held_out_miou(self, predicted: Tensor) -> float:
         """Of one class per patch of the held-out images, (n,)."""
@@ -94,6 +99,7 @@ class PatchSegmenter(EncoderDecoder):
     """mmsegmentation's inference, with sliding windows, over the scores of patches."""
 
     def __init__(self, scores: Callable[[Tensor], Tensor], classes: int, size: int) -> None:
+        # not EncoderDecoder's own: it builds a backbone and heads, and these scores need neither
         BaseSegmentor.__init__(self, data_preprocessor={"type": SegDataPreProcessor, **preprocessor(size)})
         self.scores, self.size, self.test_cfg = scores, size, ConfigDict(**sliding_window(size))
         self.num_classes = self.out_channels = classes
@@ -111,8 +117,7 @@ def patch_features(encoder: Encoder, images: Tensor, layers: tuple[int, ...]) ->
 
 def class_pixels(labels: Tensor, patch: int, classes: int) -> Tensor:
     """Class of every pixel (B, H, W), 255 where there is none -> pixels of each class in each patch (B * N, classes)."""
-    side = lambda length: length // patch
-    cut = labels.unflatten(2, (side(labels.shape[2]), patch)).unflatten(1, (side(labels.shape[1]), patch))
+    cut = labels.unflatten(2, (-1, patch)).unflatten(1, (-1, patch))  # (B, rows, patch, columns, patch)
     cut = cut.permute(0, 1, 3, 2, 4).flatten(3).flatten(0, 2).long()  # (B * N, patch * patch)
     return torch.zeros(len(cut), 256).scatter_add_(1, cut, torch.ones(cut.shape))[:, :classes]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mimbench.data.loading import Keyed
 from mimbench.data.sampling import derive
 from mimbench.data.views import Images, normalize
-from mimbench.evals.common import EncoderUnderTest, in_batches, percent
+from mimbench.evals.common import EncoderUnderTest, in_batches, labeled_micro_batches, percent
 from mimbench.evals.sweep import sweep
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective
@@ -36,10 +36,7 @@ class Classifier(Objective):
             nn.init.zeros_(self.head.bias)
 
     def prepare(self, batch: dict[str, Tensor], step: int, runtime: Runtime) -> list[Any]:
-        raw, label = batch["raw"], batch["label"]
-        size, share = runtime.micro_batch or len(raw), 1 / (len(raw) * runtime.world)
-        pairs = zip(raw.split(size), label.split(size), strict=True)
-        return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
+        return labeled_micro_batches(batch, runtime)
 
     def logits(self, raw: Tensor) -> Tensor:
         last = self.encoder.depth - 1

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimbench.evals.common import EncoderUnderTest, at_edge, percent
+from mimbench.evals.common import EncoderUnderTest, neighbor_flags, percent
 from mimbench.evals.features import POOLINGS, Split, chosen_part, frozen_splits
 from mimbench.runtime import Runtime
 
@@ -41,7 +41,7 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
             "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((1, 2)))],
             "val": table.tolist(),
         },
-        "flags": [] if k == 1 else at_edge("number of neighbors", k, neighbors),  # fewer than one cannot be tried
+        "flags": neighbor_flags(k, neighbors),
     }
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimbench.data.sampling import generator
-from mimbench.evals.common import EncoderUnderTest, at_edge
+from mimbench.errors import RunFailed
+from mimbench.evals.common import EncoderUnderTest, neighbor_flags
 from mimbench.evals.dense import Dense
 from mimbench.evals.knn import votes
 from mimbench.runtime import Runtime
@@ -19,11 +20,13 @@ CHUNK = 4096  # patches whose similarities to the whole bank fit in memory
 
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
     dense = Dense(under_test, settings, runtime)
-    labeled = dense.train.pixels.sum(1).nonzero().flatten()
-    drawn = torch.randperm(len(labeled), generator=generator(dense.seed, "bank"))[: settings["bank"]]
-    index = labeled[drawn.sort().values]
+    drawn = torch.randperm(len(dense.train.pixels), generator=generator(dense.seed, "bank"))[: settings["bank"]]
+    index = drawn.sort().values
     labels = dense.train.pixels[index].argmax(1).to(runtime.device)
     neighbors = [k for k in settings["neighbors"] if k <= len(index)]
+    if not neighbors:
+        least = min(settings["neighbors"])
+        raise RunFailed(f"the bank has {len(index)} labeled patches, and the least number of neighbors is {least}")
 
     def vote(features: Tensor, layer: int, neighbors: list[int]) -> Tensor:
         """(len(neighbors), n, classes)."""
@@ -48,5 +51,5 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
             **metrics.pop("detail"),
         },
         "metrics": metrics,
-        "flags": [] if k == 1 else at_edge("number of neighbors", k, neighbors),  # fewer than one cannot be tried
+        "flags": neighbor_flags(k, neighbors),
     }

@@ -19,9 +19,9 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     weight = torch.ones(dense.classes)
     weight[0] = settings["first_class_weight"]
     wanted = dense.train.pixels / dense.encoder.grid.patch**2 * weight
-    counted = wanted.sum(1) > 0
+    counted = wanted.sum(1) > 0  # not those of a first class whose weight is 0
     if not counted.any():
-        raise RunFailed("no labeled pixel counts in the training images: nothing can be learned")
+        raise RunFailed("the training images show the first class only, and its weight is 0")
     features, wanted = dense.train.features[:, counted], wanted[counted]
     targets = lambda index: wanted[index]
     everything = torch.ones(1, features.shape[-1])

@@ -45,12 +45,18 @@ def estimate(plan: Plan, store: Store) -> list[Estimate]:
 
 
 def disk_bytes(plan: Plan) -> int:
-    """Roughly: one encoder in fp32 per pre-training and per learning rate of an evaluation that trains it."""
+    """Roughly: one encoder in fp32 per pre-training and per learning rate of an evaluation that trains it, and features."""
     total = 0
     for run in plan.runs.values():
-        if KINDS[run.kind].batch(run.spec) is None:  # trains no encoder
-            continue
         encoder = run.spec.get("recipe", run.spec).get("encoder", {"depth": 1, "dim": 64})  # a tokenizer has none
-        copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
-        total += copies * 4 * 12 * encoder["depth"] * encoder["dim"] ** 2
+        weights = 12 * encoder["depth"] * encoder["dim"] ** 2
+        if run.kind == "features":
+            total += (
+                4 * sum(count or 1000 for count in run.spec["counts"].values()) * encoder["depth"] * 2 * encoder["dim"]
+            )
+        elif run.kind == "attentive_probe":  # it keeps its heads
+            total += 4 * weights
+        elif KINDS[run.kind].batch(run.spec) is not None:
+            copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
+            total += copies * 4 * weights
     return total

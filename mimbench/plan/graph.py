@@ -180,7 +180,8 @@ def _evaluation_specs(
             masks = evaluation.segmentation_data or evaluation.data.name
             counts = as_spec(evaluation.segmentation_counts())
             spec |= {"segmentation_data": masks, **sources(masks).segmentation_facts(), "counts": counts}
-            sources(masks).check_counts(counts, f"{place}.segmentation", masks=True)
+            own = "" if evaluation.segmentation else " (not set: as many as without masks)"
+            sources(masks).check_counts(counts, f"{place}.segmentation{own}", masks=True)
         specs[name] = spec
     return specs
 

@@ -24,12 +24,12 @@ def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Source
             raise UserError(f"{setting}.crop: must be {size}, the size of the pre-training images, or null.")
         if "neighbors" in grid.settings.get(column.name, {}):  # the defaults are meant for sets of all sizes
             most = max(column.settings["neighbors"])
-            available = evaluation.labeled or sources(evaluation.data.name).counts()["labeled"]
+            available, what = column.settings.get("bank"), "the patches of its bank"
+            if available is None:
+                available = evaluation.labeled or sources(evaluation.data.name).counts()["labeled"]
+                what = f"the labeled images of scale {grid.scale}"
             if most > available:
-                raise UserError(
-                    f"{setting}.neighbors: must be at most {available} each, "
-                    f"the labeled images of scale {grid.scale}, not {most}."
-                )
+                raise UserError(f"{setting}.neighbors: must be at most {available} each, {what}, not {most}.")
 
 
 def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:

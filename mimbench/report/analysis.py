@@ -71,9 +71,10 @@ def _column_cells(grid: Grid, column: Column) -> list[Cell]:
 
 
 def _replicates(grid: Grid, values: Mapping[int, float], among: Collection[int]) -> dict[int, float]:
-    """The mean of each replicate over those of its seeds that are `among` these."""
+    """The mean of each replicate whose seeds are all there and `among` these: a part of it has another spread."""
     found: dict[int, list[float]] = defaultdict(list)
     for seed, value in values.items():
         if seed in among:
             found[grid.replicate(seed)].append(value)
-    return {replicate: math.fsum(of_seeds) / len(of_seeds) for replicate, of_seeds in found.items()}
+    whole = math.prod(grid.nested.values())
+    return {r: math.fsum(of_seeds) / whole for r, of_seeds in found.items() if len(of_seeds) == whole}

@@ -95,8 +95,8 @@ class Grid:
         return next(row for row in self.rows if row.name == name)
 
     def label(self, kind: str) -> str:
-        """Of a protocol, its column's; a kind that has no column is named as it is."""
-        return next((column.label for column in self.columns if column.protocol == kind), kind)
+        """Of a protocol, its column's; a kind that has no column is named as it is, in words."""
+        return next((column.label for column in self.columns if column.protocol == kind), kind.replace("_", " "))
 
     @property
     def compared_with(self) -> str:

@@ -93,7 +93,7 @@ def learning_rates(analysis: Analysis) -> Figure | None:
         _lines(axes, analysis.grid, protocol, scores, legend=axes is axes_list[-1])
         axes.set(xlabel="learning rate", ylabel="held-out score" if axes is axes_list[0] else "", xscale="log")
         rates = sorted(scores["x"].unique())
-        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45 if len(rates) > 4 else 0)
         axes.minorticks_off()
     return figure
 

@@ -43,8 +43,8 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
                         "have different scales, so each panel has its own."),
         "probe_layers": (probe_layers, "Linear probe by layer: held-out score, mean over seeds. The layer is chosen on "
                          "these held-out images."),
-        "learning_rates": (learning_rates, "Held-out score by learning rate, mean over seeds. If the best rate is at "
-                           "the edge, the sweep was too narrow."),
+        "learning_rates": (learning_rates, "Held-out score by learning rate, mean over seeds that did not diverge. If the best "
+                           "rate is at the edge, the sweep was too narrow."),
     }  # fmt: skip
     first, rows = _first_rows(analysis), len(analysis.grid.rows)
     shown = f" The figure shows {len(first.grid.rows)} of {rows} rows." if len(first.grid.rows) < rows else ""

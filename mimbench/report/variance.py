@@ -16,7 +16,8 @@ from mimbench.report.analysis import Analysis, Cell
 from mimbench.report.format import number
 
 NAMES = {"tokenizer": "tokenizer", "pretrain": "pre-training", "evaluation": "evaluation"}  # outermost first
-HEADINGS = ["Row", "Evaluation", "Source", "Groups", "Degrees of freedom", "SD", "Share of the variance"]
+HEADINGS = ["Row", "Evaluation", "Source", "Groups", "Degrees of freedom", "SD", "SD of the mean"]
+ENOUGH = 3  # degrees of freedom of every source: with fewer, no advice
 ROUNDING = 1e-9  # of the whole sum of squares: a level below it is constant
 
 
@@ -28,7 +29,11 @@ class Component:
     groups: int
     freedom: int
     variance: float | None  # as estimated, negative ones too; None with a single group
-    share: float | None = None  # of the sum, negative ones counted as 0
+
+    @property
+    def of_mean(self) -> float:
+        """What it adds to the variance of the mean over all runs; negative estimates count as 0."""
+        return max(self.variance or 0.0, 0.0) / self.groups
 
 
 def decompose(values: Sequence[float], levels: Mapping[str, Sequence[Hashable]]) -> list[Component]:
@@ -50,12 +55,10 @@ def decompose(values: Sequence[float], levels: Mapping[str, Sequence[Hashable]])
         if counts[level] > counts[level - 1]:
             rest = math.fsum(expected[inner] * variance for inner, variance in variances.items())
             variances[level] = (squares - rest) / expected[level]
-    whole = math.fsum(max(variance, 0.0) for variance in variances.values())
     return [
-        Component(name, counts[level], counts[level] - counts[level - 1], variance := variances.get(level),
-                  None if variance is None or not whole else max(variance, 0.0) / whole)
+        Component(name, counts[level], counts[level] - counts[level - 1], variances.get(level))
         for level, name in enumerate(levels, 1)
-    ]  # fmt: skip
+    ]
 
 
 def _weight(outer: Sequence[Hashable], inner: Sequence[Hashable]) -> float:
@@ -107,12 +110,19 @@ def _levels(cell: Cell) -> dict[str, Sequence[Hashable]]:
 
 def variance_lines(found: list[Spread]) -> list[dict[str, Any]]:
     """One line per component, for `variance.csv`."""
-    return [
-        {"row": cell.row.name, "label": cell.row.label, "protocol": cell.column.protocol, "metric": cell.column.metric,
-         "unit": cell.column.unit, "source": c.source, "groups": c.groups, "df": c.freedom, "variance": c.variance,
-         "sd": None if c.variance is None else math.sqrt(max(c.variance, 0.0)), "share": c.share}
-        for cell, of_cell in ((spread.cell, spread.components) for spread in found) for c in of_cell
-    ]  # fmt: skip
+    lines = []
+    for spread in found:
+        row, column = spread.cell.row, spread.cell.column
+        for c in spread.components:
+            sd, of_mean = (
+                (None, None) if c.variance is None else (math.sqrt(max(c.variance, 0.0)), math.sqrt(c.of_mean))
+            )
+            lines.append({
+                "row": row.name, "label": row.label, "protocol": column.protocol, "metric": column.metric,
+                "unit": column.unit, "source": c.source, "groups": c.groups, "df": c.freedom, "variance": c.variance,
+                "sd": sd, "sd_of_mean": of_mean,
+            })  # fmt: skip
+    return lines
 
 
 def variance_csv(found: list[Spread]) -> str:
@@ -128,23 +138,24 @@ def spread_rows(found: list[Spread]) -> list[list[str]]:
         for c in spread.components:
             star = " *" if c.variance is not None and c.variance < 0 else ""
             sd = "" if c.variance is None else number(math.sqrt(max(c.variance, 0.0)), spread.cell.column.unit) + star
-            share = "" if c.share is None else f"{100 * c.share:.0f} %"
+            of_mean = "" if c.variance is None else number(math.sqrt(c.of_mean), spread.cell.column.unit)
             rows.append([spread.cell.row.label, spread.cell.column.heading, c.source, str(c.groups), str(c.freedom), sd,
-                         share])  # fmt: skip
+                         of_mean])  # fmt: skip
     return rows
 
 
 def spread_note(found: list[Spread]) -> str:
-    """How to read the rows, and one sentence of advice: of which stage more runs narrow an interval most."""
+    """How to read the rows, and one sentence of advice: of which stage more runs narrow the mean most."""
     cells: dict[str, list[str]] = defaultdict(list)
     for spread in found:
-        largest = max(spread.components, key=lambda c: c.share or 0.0)
-        if largest.share:
-            cell = f"{spread.cell.row.label}, {spread.cell.column.label} ({100 * largest.share:.0f} % of the variance)"
-            cells[" and ".join(f"{name}s" for name in largest.source.split(" and "))].append(cell)
+        largest = max(spread.components, key=lambda c: c.of_mean)
+        if largest.of_mean and all(c.freedom >= ENOUGH for c in spread.components):
+            stages = " and ".join(f"{name}s" for name in largest.source.split(" and "))
+            cells[stages].append(f"{spread.cell.row.label}, {spread.cell.column.label}")
     advice = "; ".join(f"more {stages} for {' and '.join(of_stage)}" for stages, of_stage in cells.items())
     return (
-        "SD: what each source adds to a number, by a hierarchical random-effects ANOVA (method of moments). A star marks a "
-        "negative estimate, shown as 0. With few degrees of freedom an SD is rough."
-        + (f" More seeds pay most where a component is largest: {advice}." if advice else "")
+        "SD: what each source adds to a number, by a hierarchical random-effects ANOVA (method of moments); SD of the mean: "
+        "what is left of it in the mean over all runs. A star marks a negative estimate, shown as 0. With few degrees of "
+        "freedom an SD is rough."
+        + (f" More runs pay most where the SD of the mean is largest: {advice}." if advice else "")
     )

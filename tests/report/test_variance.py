@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import operator
+import random
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_
 from mimbench.report.analysis import analyze
 from mimbench.report.build import build_report
 from mimbench.report.table import tabulate
-from mimbench.report.variance import decompose
+from mimbench.report.variance import decompose, spread_note
 from mimbench.store.results import Store
 
 # two tokenizers, each with two pre-trainings of two evaluations
@@ -43,7 +44,7 @@ def test_balanced_components_match_those_computed_by_hand():
     # pre-training 4 x 2 x 9 / 2 = 36, tokenizer 8 x 25 / 1 = 200
     assert variances(VALUES, LEVELS) == pytest.approx([(200 - 36) / 4, (36 - 2) / 2, 2])
     assert [(c.groups, c.freedom) for c in decompose(VALUES, LEVELS)] == [(2, 1), (4, 2), (8, 4)]
-    assert [c.share for c in decompose(VALUES, LEVELS)] == pytest.approx([41 / 60, 17 / 60, 2 / 60])
+    assert [c.of_mean for c in decompose(VALUES, LEVELS)] == pytest.approx([41 / 2, 17 / 4, 2 / 8])
 
 
 def test_with_one_level_the_mean_squares_are_those_of_scipys_anova():
@@ -95,12 +96,13 @@ def test_a_negative_estimate_is_kept_and_counts_as_zero():
     values = [60.0, 66.0, 61.0, 65.0, 62.0, 64.0]  # pre-trainings agree better than their evaluations allow
     first, second = decompose(values, {"pretrain": [0, 0, 1, 1, 2, 2], "evaluation": list(range(6))})
     assert first.variance < 0
-    assert (first.share, second.share) == (0.0, 1.0)
+    assert first.of_mean == 0.0
+    assert second.of_mean > 0.0
 
 
 def test_what_one_group_has_cannot_be_estimated():
     first, second = decompose([60.0, 62.0], {"pretrain": [0, 0], "evaluation": [0, 1]})
-    assert (first.variance, first.freedom, first.share) == (None, 0, None)
+    assert (first.variance, first.freedom, first.of_mean) == (None, 0, 0.0)
     assert second.variance == pytest.approx(2.0)
 
 
@@ -147,11 +149,13 @@ def test_means_intervals_and_tests_count_replicates_and_not_the_runs_that_share_
     assert "A replicate is one tokenizer with 2 pre-trainings of 2 evaluations each" in table.legend[0]
 
 
-def test_a_difference_is_taken_over_the_seeds_that_both_rows_have(store):
+def test_a_replicate_counts_once_all_of_its_runs_are_there(store):
     base = [60.0, 70.0, 60.0, 70.0, 50.0, 50.0, 50.0, 50.0]
-    row = [61.0, None, 61.0, None, 52.0, 52.0, 52.0, None]
+    row = [61.0, 71.0, 61.0, 71.0, 52.0, 52.0, 52.0, None]
     analysis = nested(store, {"beit": base, "pixels": row})
-    assert analysis.cells["pixels", "finetune"].comparison.differences == ((0, 1.0), (1, 2.0))
+    assert analysis.cells["pixels", "finetune"].comparison.differences == ((0, 1.0),)
+    assert analysis.cells["pixels", "finetune"].replicates == {0: 66.0}  # of the second, one run is missing
+    assert analysis.cells["beit", "finetune"].replicates == {0: 65.0, 1: 50.0}
 
 
 def test_the_report_says_where_the_spread_comes_from_and_where_seeds_pay(store):
@@ -160,15 +164,31 @@ def test_the_report_says_where_the_spread_comes_from_and_where_seeds_pay(store):
     assert spreads == {"beit": ["tokenizer", "pre-training", "evaluation"], "pixels": ["pre-training", "evaluation"]}
     folder, _ = build_report(store, "demo", "tiny")
     text, page = (folder / "table.md").read_text(), (folder / "index.html").read_text()
-    assert "| BEIT | Fine-tune (%) | tokenizer | 2 | 1 | 6.40 | 68 % |" in text
-    advice = (
-        "more tokenizers for BEIT, Fine-tune (68 % of the variance); more pre-trainings for PIXELS, Fine-tune (96 %"
-    )
-    assert advice in text
-    assert advice in page
+    line = "| BEIT | Fine-tune (%) | tokenizer | 2 | 1 | 6.40 | 4.53 |"
+    assert line in text
+    assert "more pre-trainings for PIXELS, Fine-tune." in text
+    assert "for BEIT" not in text  # from one degree of freedom follows nothing
+    assert "SD of the mean" in page
     with (folder / "variance.csv").open() as stream:
         lines = list(csv.DictReader(stream))
     assert [float(line["variance"]) for line in lines[:3]] == [41.0, 17.0, 2.0]
+
+
+def test_the_advice_names_the_stage_that_adds_most_to_the_variance_of_the_mean(store):
+    """Not the one with the largest spread: of that there may be many runs already."""
+    draw = random.Random(1)
+    values = []
+    for _ in range(6):
+        tokenizer = draw.gauss(60, 2)
+        for _ in range(2):
+            pretraining = tokenizer + draw.gauss(0, 0.5)
+            values += [pretraining + draw.gauss(0, 2.5) for _ in range(4)]
+    analysis = nested(store, {"beit": values}, pretraining=2, evaluations=4)
+    (spread,) = tabulate(analysis).spreads
+    components = {c.source: c for c in spread.components}
+    assert components["evaluation"].variance > components["tokenizer"].variance
+    assert components["evaluation"].of_mean < components["tokenizer"].of_mean
+    assert "more tokenizers for BEIT, Fine-tune" in spread_note([spread])
 
 
 def test_stages_that_the_seeds_do_not_separate_are_one_source(store):
