@@ -88,10 +88,10 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     swept = {protocol: scores for protocol, scores in found.items() if not scores.empty}
     if not swept:
         return None
-    figure, axes_list = small_multiples(len(swept), across=len(swept), width=9.2, height=3.4)
-    for axes, (protocol, scores) in zip(axes_list, swept.items(), strict=True):
+    figure, axes_list = small_multiples(len(swept), across=2, width=9.2, height=3.2)
+    for index, (axes, (protocol, scores)) in enumerate(zip(axes_list, swept.items(), strict=True)):
         _lines(axes, analysis.grid, protocol, scores, legend=axes is axes_list[-1])
-        axes.set(xlabel="learning rate", ylabel="held-out score" if axes is axes_list[0] else "", xscale="log")
+        axes.set(xlabel="learning rate", ylabel="" if index % 2 else "held-out score", xscale="log")
         rates = sorted(scores["x"].unique())
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45 if len(rates) > 4 else 0)
         axes.minorticks_off()
