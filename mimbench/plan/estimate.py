@@ -8,9 +8,9 @@ from mimbench.kinds import KINDS
 from mimbench.plan.graph import Plan, Planned
 from mimbench.store.results import Store
 
-# of one process: `make ablations` in bf16 on one core of an AMD EPYC (seconds per run: 127 pre-training, 53 fine-tuning,
-# 98 segmentation); used until costs are recorded
-FLOPS_PER_SECOND = 7e10
+# of one process: `make ablations` in bf16 on one core of an AMD EPYC (seconds per run: 63 to 91 pre-training, 24 fine-tuning,
+# 46 segmentation); used until costs are recorded
+FLOPS_PER_SECOND = 1.1e11
 SAMPLE = 20  # recorded costs that an average is taken over
 
 
@@ -54,9 +54,7 @@ def disk_bytes(plan: Plan) -> int:
             total += (
                 4 * sum(count or 1000 for count in run.spec["counts"].values()) * encoder["depth"] * 2 * encoder["dim"]
             )
-        elif run.kind == "attentive_probe":  # it keeps its heads
-            total += 4 * weights
-        elif KINDS[run.kind].batch(run.spec) is not None:
+        elif run.kind != "attentive_probe" and KINDS[run.kind].batch(run.spec) is not None:  # its heads are not kept
             copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
             total += copies * 4 * weights
     return total
