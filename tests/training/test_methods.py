@@ -73,7 +73,7 @@ def test_micro_batches_change_only_the_order_of_sums_or_are_refused(plan, tmp_pa
         return
     execute(store, parts.name, Runtime(micro_batch=4))
     one, two = weights(whole), weights(parts)
-    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one if one[key].ndim > 1)  # see below
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -83,7 +83,7 @@ def test_two_ranks_train_like_one_up_to_the_order_of_sums(plan, tmp_path, cache,
     store, double = prepared(plan, tmp_path, cache, "two", row)
     run_as_two(store, cache, double.name)
     one, two = weights(single), weights(double)
-    # of the matrices: a bias before a normalization has no gradient but rounding, of which AdamW makes whole steps
+    # of the matrices: a bias of the keys or before a normalization has no gradient but rounding, of which AdamW makes steps
     assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one if one[key].ndim > 1)
     losses = [float((run.path / "curve.csv").read_text().split("\n")[1].split(",")[1]) for run in (single, double)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -93,7 +93,7 @@ def test_the_trial_draw_shares_no_image_with_the_published_one(tmp_path):
     assert not (trial.images == published.images).all((1, 2, 3)).any()
     loaded = source("shapes-trial").load(config, "val", tmp_path)
     np.testing.assert_array_equal(loaded.source[:256], trial.images)
-    np.testing.assert_array_equal(source("shapes").masks(config, "val", tmp_path)[:256], trial.masks)
+    np.testing.assert_array_equal(source("shapes-trial").masks(config, "val", tmp_path)[:256], trial.masks)
 
 
 def test_classes_are_balanced_within_sampling_error(sample):
