@@ -47,6 +47,7 @@ lint: setup-test
 check: lint test
 
 bench: setup-test
+	$(PY) benchmarks/commands.py
 	$(PY) benchmarks/speed.py
 
 bench-slurm: setup-test

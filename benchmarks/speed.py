@@ -1,13 +1,11 @@
-"""`make bench`: speed, compared within one run. The ratios are what counts; the seconds are this machine's."""
+"""Half of `make bench`: training steps, compared within one run. The ratios count; the seconds are this machine's."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from limits import missed, within
 
 from mimbench import compat as compat
 from mimbench import env, registry
@@ -28,7 +27,6 @@ from mimbench.data.views import normalize
 from mimbench.models.encoder import choose_attention, make_encoder
 from mimbench.parts import Masks, PatchGrid
 from mimbench.plan.graph import make_plan
-from mimbench.plan.record import write_grid_record
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.pretrain.masks import AHEAD, StepMasks
 from mimbench.pretrain.optim import parameter_groups
@@ -36,38 +34,32 @@ from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.terms import specs_of
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Progress, Runtime
-from mimbench.store.records import write_record
-from mimbench.store.results import Store
 from mimbench.store.weights import save_weights
 
 ROOT = Path(__file__).parent.parent
 BATCH, ROUNDS, WARM_UP = 64, 30, 5
-MISSED: list[str] = []
 CONFIG = EncoderConfig(patch=4, dim=64, depth=4, heads=2)
 
 
-def interleaved(**steps: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each step, taken in turn, so that a drifting machine affects all of them alike."""
+def interleaved(
+    steps: dict[str, Callable[[], object]], rounds: int = ROUNDS, warm_up: int = WARM_UP,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each step, taken in turn, each round from another one on: a drifting machine affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(WARM_UP):
-        for step in steps.values():
-            step()
-    for _ in range(ROUNDS):
-        for name, step in steps.items():
-            begun = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - begun)
+    names = list(steps)
+    for number in range(-warm_up, rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            begun = clock()
+            steps[name]()
+            if number >= 0:
+                times[name].append(clock() - begun)
     return times
 
 
 def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
     return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
-
-
-def within(value: float, most: float, what: str) -> None:
-    """A limit of our own; those exceeded are listed at the end, and the benchmark fails."""
-    if value > most:
-        MISSED.append(f"{what}: {value:.4g}, limit {most:g}")
 
 
 def trainer(model: torch.nn.Module, loss: Callable[[], torch.Tensor], bf16: bool | None = None) -> Callable[[], None]:
@@ -92,24 +84,16 @@ def against_timm() -> None:
     image = normalize(raw)
     ours = make_encoder(CONFIG, 32, 0)
     choose_attention(ours)
-    shape = {
-        "img_size": 32,
-        "patch_size": 4,
-        "embed_dim": 64,
-        "depth": 4,
-        "num_heads": 2,
-        "num_classes": 0,
-        "global_pool": "",
-    }
-    fused, unfused = VisionTransformer(**shape), VisionTransformer(**shape)
+    new = lambda: VisionTransformer(32, 4, embed_dim=64, depth=4, num_heads=2, num_classes=0, global_pool="")
+    fused, unfused = new(), new()
     set_attention(unfused, fused=False)
     masker = registry.build("masker", {"type": "random", "ratio": 0.4})
     masks = StepMasks(masker, ours.grid, drop=False, seed=0).whole(BATCH, 0)
-    times = interleaved(
-        ours=trainer(ours, lambda: ours(image, masks).patches.float().square().mean()),
-        unfused=trainer(unfused, lambda: unfused(image).float().square().mean()),
-        fused=trainer(fused, lambda: fused(image).float().square().mean()),
-    )
+    times = interleaved({
+        "ours": trainer(ours, lambda: ours(image, masks).patches.float().square().mean()),
+        "unfused": trainer(unfused, lambda: unfused(image).float().square().mean()),
+        "fused": trainer(fused, lambda: fused(image).float().square().mean()),
+    })  # fmt: skip
     rate = BATCH / statistics.median(times["ours"])
     print(f"encoder step, masks included: {rate:.0f} images/s; {ratio(times, 'ours', 'unfused'):.3f} x a bare timm ViT's time "
           f"({ratio(times, 'ours', 'fused'):.3f} x with timm's fused attention), {'bf16' if env.bf16_pays() else 'fp32'}")  # fmt: skip
@@ -176,7 +160,7 @@ def recipes() -> None:
         objective = make_pretraining(recipe, state, 0, torch.device("cpu"))
         labels = torch.zeros(BATCH, dtype=torch.int64)
         steps[name] = bare_step(objective, from_spec(ScheduleConfig, recipe["schedule"]), {**batch, "label": labels})
-    times = interleaved(**steps)
+    times = interleaved(steps)
     print("a step against BEiT's: " + ", ".join(f"{name} {ratio(times, name, 'beit'):.2f}" for name in names))
 
 
@@ -224,103 +208,6 @@ def bare_step(objective: Objective, schedule: ScheduleConfig, batch: dict[str, t
     return step
 
 
-def start_up() -> None:
-    """Seconds of a command, and of a run of its own process."""
-    limits = {
-        "--help": 0.6,
-        "status": 0.6,
-        "list protocols": 0.6,
-        "list maskers": None,
-        "plan ablations": None,
-    }  # two need torch
-    for line, limit in limits.items():
-        words, seconds = line.split(), []
-        for _ in range(5):
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "mimbench.cli.commands", *words], capture_output=True, check=True)
-            seconds.append(time.perf_counter() - begun)
-        print(f"mimbench {line}: {min(seconds):.2f} s")
-        if limit:
-            within(min(seconds), limit, f"seconds of mimbench {line}")
-    begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import mimbench.launch.worker"], capture_output=True, check=True)
-    print(
-        f"a cold process of a run (imports): {time.perf_counter() - begun:.2f} s; paid once per grid, by the fork server"
-    )
-
-
-def planning() -> None:
-    """A plan of 10,000 runs: 7 rows x 205 seeds."""
-    begun = time.perf_counter()
-    plan = make_plan(load_grid(str(ROOT / "configs/ablations.yaml"), seeds=205))
-    print(f"planning {len(plan.runs)} runs: {time.perf_counter() - begun:.2f} s")
-
-
-def ten_thousand_runs() -> None:
-    """A dry submission and a status of 10,000 runs, as whole processes with their memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results"
-        dry = [
-            "run",
-            "grid",
-            str(ROOT / "configs/ablations.yaml"),
-            "--seeds",
-            "205",
-            "--dry-run",
-            "--on",
-            "slurm:trial",
-        ]
-        print("dry submission of 10,000 runs: " + measured([*dry, "--results", str(results)]))
-        plan = make_plan(load_grid(str(ROOT / "configs/ablations.yaml"), seeds=205))
-        store = Store(results)
-        for name, run in plan.runs.items():
-            path = store.run(name).path
-            path.mkdir(parents=True)
-            (path / "spec.json").write_text(json.dumps(run.spec))
-            for file, value in (("result", {"kind": run.kind}), ("cost", {"seconds": 1.0, "world": 1})):
-                write_record(path / f"{file}.json", value)
-        write_grid_record(plan, store)
-        print(f"status over {len(plan.runs)} finished runs: " + measured(["status", "--results", str(results)]))
-
-
-def measured(words: list[str]) -> str:
-    """Seconds and peak memory of a command, which must stay under 5 s and 1 GiB."""
-    begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "mimbench", *words], stdout=subprocess.DEVNULL)
-    _, code, usage = os.wait4(process.pid, 0)
-    seconds, gibibytes = time.perf_counter() - begun, usage.ru_maxrss / 2**20
-    assert code == 0, words
-    within(seconds, 5, f"seconds of mimbench {words[0]} with 10,000 runs")
-    within(gibibytes, 1, f"GiB of mimbench {words[0]} with 10,000 runs")
-    return f"{seconds:.2f} s, {gibibytes:.2f} GiB"
-
-
-def reports() -> None:
-    """CPU seconds of a report over 1,000 and 10,000 results: of many seeds, and of many rows."""
-    sys.path.append(str(ROOT / "tests"))
-    import synthetic_grid
-
-    one = dict(synthetic_grid.ROWS)
-    for what, shapes in (("seeds", {990: (33, 1), 9990: (333, 1)}), ("rows", {900: (3, 10), 9900: (3, 110)})):
-        seconds = {}
-        for results, (seeds, copies) in shapes.items():
-            synthetic_grid.ROWS = {
-                name + f"_{copy}" * bool(copy): (label + f" {copy}" * bool(copy), *more)
-                for copy in range(copies) for name, (label, *more) in one.items()
-            }  # fmt: skip
-            with tempfile.TemporaryDirectory() as folder:
-                store = synthetic_grid.rich(Store(folder), seeds)
-                words = [sys.executable, "-m", "mimbench", "report", "--results", str(store.root)]
-                process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-                _, code, usage = os.wait4(process.pid, 0)
-                assert code == 0, words
-            seconds[results] = usage.ru_utime + usage.ru_stime
-            print(f"report over {results} results of many {what}: {seconds[results]:.1f} s of CPU time")
-        few, many = seconds.values()
-        within(many, 20, f"CPU seconds of a report over 10,000 results of many {what}")
-        within(many / few, 12, f"report over ten times the results of many {what}")
-
-
 def checkpoints() -> None:
     """Size and time of a checkpoint of a ViT-B/16 with AdamW's state, on this machine's disk."""
     model = make_encoder(EncoderConfig(), 224, 0)
@@ -344,7 +231,7 @@ def against_frameworks() -> None:
             for work, rivals in (("ViT", vits), ("BEiT", beits), ("MAE", maes)):
                 models = rivals(dim, heads, batch)
                 steps = {name: trainer(model, loss, bf16) for name, (model, loss) in models.items()}
-                times = cpu_interleaved(steps, rounds)
+                times = interleaved(steps, rounds, warm_up=1, clock=time.process_time)
                 what = f"{work} {dim}, {'bf16' if bf16 else 'fp32'}"
                 found = {name: ratio(times, "ours", name) for name in times if name != "ours"}
                 fastest = max(found, key=lambda name: found[name])
@@ -352,20 +239,6 @@ def against_frameworks() -> None:
                 print(f"{what}: {statistics.median(times['ours']):.2f} s of CPU; against "
                       + ", ".join(f"{name} {value:.3f}" for name, value in found.items()) + f" (± {noise:.3f})", flush=True)  # fmt: skip
                 within(found[fastest], 1 + noise, f"a step of {what} against {fastest}'s")
-
-
-def cpu_interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each step, taken in turn, each round from another one on."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for number in range(-1, rounds):  # the first warms up
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            begun = time.process_time()
-            steps[name]()
-            if number >= 0:
-                times[name].append(time.process_time() - begun)
-    return times
 
 
 def error_of_ratio(times: dict[str, list[float]], over: str, under: str) -> float:
@@ -467,11 +340,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     against_timm()
     parts_of_a_step()
-    start_up()
-    planning()
-    ten_thousand_runs()
-    reports()
     checkpoints()
     against_frameworks()
-    recipes()  # at the end: a process that is started counts the memory of the one that starts it
-    sys.exit("\n".join(["Limits missed:", *MISSED]) if MISSED else 0)
+    recipes()
+    sys.exit(missed())
