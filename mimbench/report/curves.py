@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Read = Callable[[dict[str, Any]], list[tuple[float, float]]]  # a result's raw values -> x and score of each point
 PANEL_LETTERS = 28  # of a title that fit above one of three panels side by side
+LEGEND_LINE = 0.21  # inches
 POINTS = 200  # drawn of a curve, each the mean over several steps
 
 
@@ -64,12 +65,15 @@ def probe_layers(analysis: Analysis) -> Figure | None:
     """Held-out accuracy by layer, one line per row."""
     from matplotlib.ticker import MaxNLocator
 
+    if all(column.protocol != "linear_probe" for column in analysis.grid.columns):  # run for fine-tuning alone
+        return None
     scores = _scores(analysis.grid, "linear_probe", lambda values: [
         (entry["layer"], entry["val"]) for entry in values.get("by_layer", [])
     ])  # fmt: skip
     if scores.empty:
         return None
-    figure, (axes,) = small_multiples(1, across=1, width=9.2, height=3.4)
+    height = max(3.4, LEGEND_LINE * len(analysis.grid.rows))
+    figure, (axes,) = small_multiples(1, across=1, width=9.2, height=height)
     _lines(axes, analysis.grid, "linear_probe", scores, legend=True)
     axes.set(xlabel="layer", ylabel="held-out score")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -88,7 +92,8 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     swept = {protocol: scores for protocol, scores in found.items() if not scores.empty}
     if not swept:
         return None
-    figure, axes_list = small_multiples(len(swept), across=2, width=9.2, height=3.2)
+    height = max(3.2, LEGEND_LINE * len(analysis.grid.rows))
+    figure, axes_list = small_multiples(len(swept), across=2, width=9.2, height=height)
     for index, (axes, (protocol, scores)) in enumerate(zip(axes_list, swept.items(), strict=True)):
         _lines(axes, analysis.grid, protocol, scores, legend=axes is axes_list[-1])
         axes.set(xlabel="learning rate", ylabel="" if index % 2 else "held-out score", xscale="log")
@@ -105,7 +110,6 @@ def _scores(grid: Grid, protocol: str, read: Read) -> pd.DataFrame:
     points = [
         (row.label, x, score)
         for row in grid.rows
-        if any(column.protocol == protocol for column in grid.columns)  # not a probe that only fine-tuning needed
         for record in grid.runs(row, protocol).values()
         if record.result is not None
         for x, score in read(record.result["values"])

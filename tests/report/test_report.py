@@ -1,13 +1,16 @@
 """From a results folder to a report: damaged and incomparable records, notices, costs, the page, figures, the copy to commit."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 
+import matplotlib as mpl
 import pytest
 import synthetic_grid as synthetic
 from synthetic_grid import FACTS, FINETUNE, KNN, column, evaluation, finish, planned, protocol, simple, write_grid
@@ -17,8 +20,9 @@ from mimbench.report.analysis import analyze
 from mimbench.report.archive import published_copy
 from mimbench.report.build import build_report
 from mimbench.report.choices import chosen_text
+from mimbench.report.colors import STYLE
 from mimbench.report.costs import ALL_ROWS, costs
-from mimbench.report.curves import read_curve, thinned
+from mimbench.report.curves import learning_rates, probe_layers, read_curve, thinned
 from mimbench.report.markdown import markdown
 from mimbench.report.notices import machine_notices, result_notices, run_notices
 from mimbench.report.table import tabulate
@@ -374,3 +378,15 @@ def test_fine_tuning_is_stale_once_the_probe_chose_another_pooling(store):
                 row["runs"]["1"]["linear_probe"] = probe.name
         write_record(path, record)
         assert sum("was retrained" in notice for notice in result_notices(analyze(store, "demo", "tiny").grid)) == stale
+
+
+def test_a_legend_of_many_rows_fits_its_figure(store, monkeypatch):
+    """Otherwise the panels beside it collapse, and matplotlib warns."""
+    rows = {f"{name}_{copy}": (f"{label} {copy}", *more)
+            for copy in range(6) for name, (label, *more) in synthetic.ROWS.items()}  # fmt: skip
+    monkeypatch.setattr(synthetic, "ROWS", rows)
+    analysis = analyze(synthetic.rich(store, 1), "demo", "tiny")
+    for draw in (learning_rates, probe_layers):
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(analysis).savefig(io.BytesIO())
