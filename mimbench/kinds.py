@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,24 @@ def forward_flops(encoder: dict[str, Any], size: int) -> float:
     return 2 * tokens * encoder["depth"] * (12 * dim**2 + 2 * tokens * dim)
 
 
+def _encoder_floats(spec: Spec) -> float:
+    """The weights of one encoder's blocks."""
+    encoder = spec["encoder"] if "encoder" in spec else spec["recipe"]["encoder"]
+    return float(12 * encoder["depth"] * encoder["dim"] ** 2)
+
+
+def _swept_floats(spec: Spec) -> float:
+    """One encoder per learning rate, until the best is chosen."""
+    return len(spec["protocol"]["settings"]["learning_rates"]) * _encoder_floats(spec)
+
+
+def _feature_floats(spec: Spec) -> float:
+    """Two poolings of every block, of all images."""
+    return (
+        sum(count or 1000 for count in spec["counts"].values()) * 2 * spec["encoder"]["depth"] * spec["encoder"]["dim"]
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     name: str
@@ -59,6 +77,7 @@ class Kind:
     run: str  # module:function that executes it, imported when it is needed
     flops: Callable[[Spec], float]  # a rough figure for planning
     batch: Callable[[Spec], int | None]  # images of an optimizer step, over all ranks
+    keeps: Callable[[Spec], float] = lambda spec: 0.0  # floats on disk, a rough figure too
     leaves_weights: bool = False  # its children need them
     builds_on: tuple[str, ...] = ()  # of an evaluation: `encoder`, and the kinds whose runs are its parents
     reads_masks: bool = False  # of segmentation
@@ -68,25 +87,25 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("checkpoint", 1, "mimbench.run.checkpoint:import_weights", lambda spec: 0.0, lambda spec: None,
+        Kind("checkpoint", 1, "mimbench.run.checkpoint:import_weights", lambda spec: 0.0, lambda spec: None, _encoder_floats,
              leaves_weights=True, ranks="one"),
         Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", _tokenizer_flops,
-             lambda spec: spec["training"]["batch"], leaves_weights=True),
+             lambda spec: spec["training"]["batch"], lambda spec: 2e5, leaves_weights=True),  # as many as the dVAE at tiny
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,
-             lambda spec: spec["recipe"]["schedule"]["batch"], leaves_weights=True),
-        Kind("features", 1, "mimbench.run.features:extract", _extraction_flops, lambda spec: None, leaves_weights=True,
-             builds_on=("encoder",), ranks="one"),
+             lambda spec: spec["recipe"]["schedule"]["batch"], _encoder_floats, leaves_weights=True),
+        Kind("features", 1, "mimbench.run.features:extract", _extraction_flops, lambda spec: None, _feature_floats,
+             leaves_weights=True, builds_on=("encoder",), ranks="one"),
         Kind("linear_probe", None, "mimbench.evals.linear_probe:evaluate", _little, lambda spec: None,
              builds_on=("features",), ranks="one"),
         Kind("knn", None, "mimbench.evals.knn:evaluate", _little, lambda spec: None, builds_on=("features",), ranks="one"),
         Kind("attentive_probe", None, "mimbench.evals.attentive_probe:evaluate", _attentive_flops, _batch,
              builds_on=("encoder",)),
         # takes the pooling that the linear probe chose
-        Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch,
+        Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch, _swept_floats,
              builds_on=("encoder", "linear_probe")),
         # its neck and heads cost twice the encoder; its batch norm is shared by ranks on GPUs only
         Kind("segmentation", None, "mimbench.evals.segmentation:evaluate", lambda spec: _sweep_flops(spec, 3.0), _batch,
-             builds_on=("encoder",), reads_masks=True, ranks="gpu"),
+             _swept_floats, builds_on=("encoder",), reads_masks=True, ranks="gpu"),
         Kind("segmentation_linear", None, "mimbench.evals.segmentation_linear:evaluate", _extraction_flops,
              lambda spec: None, builds_on=("encoder",), reads_masks=True, ranks="one"),
         Kind("segmentation_knn", None, "mimbench.evals.segmentation_knn:evaluate", _extraction_flops, lambda spec: None,
@@ -98,3 +117,11 @@ PROTOCOLS = tuple(kind.name for kind in KINDS.values() if kind.version is None)
 
 def in_order(names: set[str]) -> list[str]:
     return [name for name in KINDS if name in names]
+
+
+def with_what_they_build_on(names: Iterable[str]) -> list[str]:
+    """Evaluations and the evaluations behind them, in the order of the work."""
+    found = set(names)
+    while more := {behind for name in found for behind in KINDS[name].builds_on} - found - {"encoder"}:
+        found |= more
+    return in_order(found)

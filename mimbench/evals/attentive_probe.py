@@ -5,7 +5,6 @@ The heads of all layers and learning rates are trained side by side on one forwa
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,14 +17,18 @@ from mimbench.data.views import Images, normalize
 from mimbench.evals.common import (
     WORST,
     EncoderUnderTest,
-    check_any_converged,
+    by_layer,
+    by_rate,
     in_batches,
     labeled_micro_batches,
     percent,
+    predictions,
     rate_flags,
-)
+    worse_than_uniform,
+)  # fmt: skip
+from mimbench.evals.features import offered_blocks
 from mimbench.evals.sweep import schedule_at
-from mimbench.models.encoder import Encoder, tapped_blocks
+from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
 
@@ -85,10 +88,14 @@ class AttentiveProbe(Objective):
                   for of_rate in self.heads]  # fmt: skip
         return torch.stack(logits).float()
 
+    def losses(self, raw: Tensor, label: Tensor) -> Tensor:
+        """(rates, layers), summed over the images."""
+        logits = self.logits(raw)
+        label = label.expand(*logits.shape[:2], -1)
+        return F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view(label.shape).sum(-1)
+
     def forward(self, micro: dict[str, Any]) -> Tensor:
-        logits = self.logits(micro["raw"])
-        label = micro["label"].expand(*logits.shape[:2], -1)
-        losses = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view(label.shape).sum(-1)
+        losses = self.losses(micro["raw"], micro["label"])
         finite = torch.where(losses.isfinite(), losses, 0.0)  # a head that diverged stays alone
         return finite.sum() * micro["share"]  # each head has its own gradient, whatever the others are
 
@@ -103,24 +110,24 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     train, val, test = (under_test.images(split) for split in ("labeled", "val", "test"))
     rates, seed = settings["learning_rates"], derive(under_test.seed, "attentive probe")
     encoder = under_test.encoder()
-    layers = tuple(dict.fromkeys(tapped_blocks(encoder.depth)))
+    layers = offered_blocks(encoder)
     model = AttentiveProbe(encoder, len(rates), layers, train.classes, under_test.seed)
     schedule = schedule_at(settings, max(rates), len(train))
     stream = training_stream(Keyed(train, seed), len(train), schedule, seed, runtime)
     fit(model, stream, schedule, under_test.work / "heads", seed, runtime, lr_scale=lambda name: _lr_scale(name, rates))
+    model.eval()
     bf16 = settings["precision"] == "bf16"
-    logits = predict(model, val, runtime, bf16)
-    table = (logits.argmax(-1) == torch.from_numpy(val.labels)).double().mean(-1) * 100  # (rates, layers)
-    table[diverged(model, train, runtime, bf16)] = WORST
+    held_out = predictions(lambda raw: model.logits(raw).argmax(-1), val, BATCH, runtime, bf16=bf16, dim=2)
+    table = (held_out == torch.from_numpy(val.labels)).double().mean(-1) * 100  # (rates, layers)
+    table[worse_than_uniform(mean_losses(model, train, runtime, bf16), train.classes)] = WORST
     rate, layer = divmod(int(table.argmax()), len(layers))
-    by_lr = {f"{value:g}": {"val": float(best)} for value, best in zip(rates, table.amax(1), strict=True)}
-    check_any_converged(by_lr)
-    tested = predict(model, test, runtime, bf16)[rate, layer].argmax(-1)
+    by_lr = by_rate(rates, table.amax(1))
+    tested = predictions(lambda raw: model.logits(raw)[rate, layer].argmax(-1), test, BATCH, runtime, bf16=bf16)
     return {
         "metrics": {"accuracy": percent(tested == torch.from_numpy(test.labels))},
         "values": {
             "chosen": {"layer": layers[layer], "lr": rates[rate]},
-            "by_layer": [{"layer": i, "val": float(best)} for i, best in zip(layers, table.amax(0), strict=True)],
+            "by_layer": by_layer(layers, table.amax(0)),
             "by_lr": by_lr,
             "val": table.tolist(),
         },
@@ -136,19 +143,11 @@ def _lr_scale(name: str, rates: list[float]) -> float:
 
 
 @torch.inference_mode()
-def predict(model: AttentiveProbe, images: Images, runtime: Runtime, bf16: bool) -> Tensor:
-    """Logits (rates, layers, n, classes), on the CPU."""
-    model.eval()
-    parts = []
-    for raw in in_batches(images, BATCH, runtime):
+def mean_losses(model: AttentiveProbe, images: Images, runtime: Runtime, bf16: bool) -> Tensor:
+    """(rates, layers), on the CPU."""
+    total = torch.zeros(len(model.heads), len(model.layers))
+    labels = torch.from_numpy(images.labels).split(BATCH)
+    for raw, label in zip(in_batches(images, BATCH, runtime), labels, strict=True):
         with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
-            parts.append(model.logits(raw).cpu())
-    return torch.cat(parts, dim=2)
-
-
-def diverged(model: AttentiveProbe, train: Images, runtime: Runtime, bf16: bool) -> Tensor:
-    """(rates, layers), True where a head fits its training images worse than one that gives all classes the same."""
-    logits = predict(model, train, runtime, bf16)
-    label = torch.from_numpy(train.labels).expand(*logits.shape[:2], -1)
-    losses = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view(label.shape).mean(-1)
-    return ~(losses <= math.log(logits.shape[-1]))  # not `>`: NaN too
+            total += model.losses(raw, label.to(raw.device)).cpu()
+    return total / len(images)

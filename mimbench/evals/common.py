@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig, EncoderConfig
@@ -62,8 +64,36 @@ def labeled_micro_batches(batch: dict[str, Tensor], runtime: Runtime) -> list[di
     return [{"raw": raw, "label": label, "share": share} for raw, label in pairs]
 
 
+def predictions(
+    of: Callable[[Tensor], Tensor], images: Images, batch: int, runtime: Runtime, *, bf16: bool, dim: int = 0
+) -> Tensor:
+    """What `of` makes of all images in order, joined along `dim`, on the CPU."""
+    parts = []
+    with torch.inference_mode(), torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
+        for raw in in_batches(images, batch, runtime):
+            parts.append(of(raw).cpu())
+    return torch.cat(parts, dim)
+
+
 def percent(correct: Tensor) -> float:
     return float(correct.double().mean() * 100)
+
+
+def worse_than_uniform(losses: Tensor, classes: int) -> Tensor:
+    """True where a head fits its own training samples worse than one that gives all classes the same: it diverged."""
+    return ~(losses <= math.log(classes))  # not `>`: NaN too
+
+
+def by_layer(layers: Iterable[int], best: Tensor) -> list[dict[str, float]]:
+    """The best held-out score of each layer."""
+    return [{"layer": layer, "val": float(score)} for layer, score in zip(layers, best, strict=True)]
+
+
+def by_rate(rates: list[float], best: Tensor) -> dict[str, dict[str, float]]:
+    """The best held-out score of each learning rate; an error if training diverged at all of them."""
+    found = {f"{rate:g}": {"val": float(score)} for rate, score in zip(rates, best, strict=True)}
+    check_any_converged(found)
+    return found
 
 
 def at_edge(what: str, chosen: float, tried: list[float]) -> list[str]:

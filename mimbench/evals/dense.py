@@ -22,9 +22,9 @@ from mimbench.data.segmentation import Seeded, open_split
 from mimbench.data.sources import source
 from mimbench.errors import RunFailed
 from mimbench.evals.common import EncoderUnderTest
-from mimbench.evals.features import standardization
+from mimbench.evals.features import offered_blocks, standardization
 from mimbench.evals.segmentation import measure, pipeline, preprocessor, sliding_window
-from mimbench.models.encoder import Encoder, tapped_blocks
+from mimbench.models.encoder import Encoder
 from mimbench.runtime import Runtime
 
 BATCH = 50
@@ -46,7 +46,7 @@ class Dense:
         self.root = self.images.segmentation_root(under_test.data, under_test.counts, under_test.cache)
         self.counts, self.seed = under_test.counts, derive(under_test.seed, "dense")
         self.encoder = under_test.encoder(size=settings["crop"]).eval().to(runtime.device)
-        self.layers = tuple(dict.fromkeys(tapped_blocks(self.encoder.depth)))
+        self.layers = offered_blocks(self.encoder)
         self.preprocess = SegDataPreProcessor(**preprocessor(self.size)).to(runtime.device)
         self.train, self.classes = self._patches("labeled")
         self.val, _ = self._patches("val")
@@ -101,7 +101,7 @@ class PatchSegmenter(EncoderDecoder):
     def __init__(self, scores: Callable[[Tensor], Tensor], classes: int, size: int) -> None:
         # not EncoderDecoder's own: it builds a backbone and heads, and these scores need neither
         BaseSegmentor.__init__(self, data_preprocessor={"type": SegDataPreProcessor, **preprocessor(size)})
-        self.scores, self.size, self.test_cfg = scores, size, ConfigDict(**sliding_window(size))
+        self.scores, self.test_cfg = scores, ConfigDict(**sliding_window(size))
         self.num_classes = self.out_channels = classes
         self.align_corners = False
 

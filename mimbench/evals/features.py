@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mimbench.data.views import Images, normalize
 from mimbench.evals.common import EncoderUnderTest, in_batches
-from mimbench.models.encoder import Encoder
+from mimbench.models.encoder import Encoder, tapped_blocks
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
 
@@ -40,6 +40,11 @@ def extract_splits(under_test: EncoderUnderTest, runtime: Runtime) -> dict[str, 
     found = {split: extract(encoder, under_test.images(split), runtime) for split in SPLITS}
     mean, std = standardization(found["labeled"])
     return {split: (features - mean) / std for split, features in found.items()}
+
+
+def offered_blocks(encoder: Encoder) -> tuple[int, ...]:
+    """Of which heads on all tokens choose one: those that UPerNet reads, each once."""
+    return tuple(dict.fromkeys(tapped_blocks(encoder.depth)))
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:

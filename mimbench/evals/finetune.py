@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mimbench.data.loading import Keyed
 from mimbench.data.sampling import derive
 from mimbench.data.views import Images, normalize
-from mimbench.evals.common import EncoderUnderTest, in_batches, labeled_micro_batches, percent
+from mimbench.evals.common import EncoderUnderTest, labeled_micro_batches, percent, predictions
 from mimbench.evals.sweep import sweep
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective
@@ -62,11 +62,7 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     )  # fmt: skip
 
 
-@torch.inference_mode()
 def accuracy(model: Classifier, images: Images, runtime: Runtime, bf16: bool) -> float:
     model.eval()
-    predicted = []
-    for raw in in_batches(images, BATCH, runtime):
-        with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
-            predicted.append(model.logits(raw).argmax(-1).cpu())
-    return percent(torch.cat(predicted) == torch.from_numpy(images.labels))
+    predicted = predictions(lambda raw: model.logits(raw).argmax(-1), images, BATCH, runtime, bf16=bf16)
+    return percent(predicted == torch.from_numpy(images.labels))

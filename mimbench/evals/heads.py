@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mimbench.evals.common import worse_than_uniform
+
 CPU = torch.device("cpu")
 CHUNK = 4096  # samples whose logits, of every head, fit in memory
 
@@ -64,12 +66,11 @@ def _losses(heads: Tensor, features: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diverged_heads(heads: list[Tensor], features: Tensor, targets: Callable[[Tensor], Tensor]) -> Tensor:
-    """(rates, depth, poolings), True where a head fits its own training samples worse than one that gives all classes
-    the same."""
+    """(rates, depth, poolings)."""
     stacked = torch.stack(heads)
     total, count = torch.zeros(stacked.shape[:3]), torch.zeros(())
     for index in torch.arange(features.shape[1]).split(CHUNK):
         wanted = targets(index).to(stacked.device)
         total += _losses(stacked, features[:, index], wanted).cpu()
         count += wanted.sum().cpu()
-    return ~(total / count <= math.log(stacked.shape[-1]))  # not `>`: NaN too
+    return worse_than_uniform(total / count, stacked.shape[-1])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimbench.evals.common import EncoderUnderTest, neighbor_flags, percent
+from mimbench.evals.common import EncoderUnderTest, by_layer, neighbor_flags, percent
 from mimbench.evals.features import POOLINGS, Split, chosen_part, frozen_splits
 from mimbench.runtime import Runtime
 
@@ -38,7 +38,7 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
         "metrics": {"accuracy": percent(predicted == test.labels)},
         "values": {
             "chosen": {"layer": layer, "pooling": POOLINGS[pooling], "neighbors": k},
-            "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((1, 2)))],
+            "by_layer": by_layer(range(len(table)), table.amax((1, 2))),
             "val": table.tolist(),
         },
         "flags": neighbor_flags(k, neighbors),

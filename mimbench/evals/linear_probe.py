@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mimbench.data.sampling import derive
 from mimbench.evals import heads
-from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, percent, rate_flags
+from mimbench.evals.common import WORST, EncoderUnderTest, by_layer, by_rate, percent, rate_flags
 from mimbench.evals.features import POOLINGS, chosen_part, frozen_splits
 from mimbench.runtime import Runtime
 
@@ -26,13 +26,12 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     table[failed] = WORST  # (rates, depth, poolings)
     rate, layer, pooling = (int(i) for i in torch.unravel_index(table.argmax(), table.shape))  # ties go to the first
     best = trained[rate][layer, pooling][None, None]
-    by_lr = {f"{rate:g}": {"val": float(best)} for rate, best in zip(rates, table.amax((1, 2)), strict=True)}
-    check_any_converged(by_lr)
+    by_lr = by_rate(rates, table.amax((1, 2)))
     return {
         "metrics": {"accuracy": percent(predict([best], test.features[layer][None])[0, 0, 0] == test.labels)},
         "values": {
             "chosen": {"layer": layer, "lr": rates[rate], "pooling": POOLINGS[pooling]},
-            "by_layer": [{"layer": i, "val": float(best)} for i, best in enumerate(table.amax((0, 2)))],
+            "by_layer": by_layer(range(table.shape[1]), table.amax((0, 2))),
             "by_lr": by_lr,
             "val": table.tolist(),
         },

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mimbench.data.sampling import generator
 from mimbench.errors import RunFailed
-from mimbench.evals.common import EncoderUnderTest, neighbor_flags
+from mimbench.evals.common import EncoderUnderTest, by_layer, neighbor_flags
 from mimbench.evals.dense import Dense
 from mimbench.evals.knn import votes
 from mimbench.runtime import Runtime
@@ -46,7 +46,7 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     return {
         "values": {
             "chosen": {"layer": dense.layers[layer], "neighbors": k},
-            "by_layer": [{"layer": i, "val": float(best)} for i, best in zip(dense.layers, table.amax(1), strict=True)],
+            "by_layer": by_layer(dense.layers, table.amax(1)),
             "val": table.tolist(),
             **metrics.pop("detail"),
         },

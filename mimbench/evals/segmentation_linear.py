@@ -9,7 +9,7 @@ import torch
 from mimbench.data.sampling import derive
 from mimbench.errors import RunFailed
 from mimbench.evals import heads
-from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, rate_flags
+from mimbench.evals.common import WORST, EncoderUnderTest, by_layer, by_rate, rate_flags
 from mimbench.evals.dense import Dense
 from mimbench.runtime import Runtime
 
@@ -36,15 +36,14 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
         for rate in range(len(rates)):
             if not failed[rate, layer]:
                 table[rate, layer] = dense.held_out_miou(predicted[rate])
-    by_lr = {f"{value:g}": {"val": float(best)} for value, best in zip(rates, table.amax(1), strict=True)}
-    check_any_converged(by_lr)
+    by_lr = by_rate(rates, table.amax(1))
     rate, layer = divmod(int(table.argmax()), len(dense.layers))
     head = trained[rate][layer, 0]
     metrics = dense.test(layer, lambda found: heads.with_bias(found) @ head)
     return {
         "values": {
             "chosen": {"layer": dense.layers[layer], "lr": rates[rate]},
-            "by_layer": [{"layer": i, "val": float(best)} for i, best in zip(dense.layers, table.amax(0), strict=True)],
+            "by_layer": by_layer(dense.layers, table.amax(0)),
             "by_lr": by_lr,
             "val": table.tolist(),
             **metrics.pop("detail"),

@@ -32,16 +32,9 @@ def sweep(
         encoder = under_test.encoder(drop_path=settings["drop_path"], size=settings.get("crop"))
         model, scale = make_model(encoder), layer_decay(encoder, settings["layer_decay"])
         part = replace(runtime, progress=_part(runtime, index, len(rates)))
+        stream = training_stream(dataset, size, schedule, seed, part)
         try:
-            fit(
-                model,
-                training_stream(dataset, size, schedule, seed, part),
-                schedule,
-                folder,
-                seed,
-                part,
-                lr_scale=scale,
-            )
+            fit(model, stream, schedule, folder, seed, part, lr_scale=scale)
         except Diverged:
             by_lr[f"{rate:g}"] = {"val": WORST}
             continue

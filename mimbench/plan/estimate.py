@@ -44,17 +44,6 @@ def estimate(plan: Plan, store: Store) -> list[Estimate]:
     return rows
 
 
-def disk_bytes(plan: Plan) -> int:
-    """Roughly: one encoder in fp32 per pre-training and per learning rate of an evaluation that trains it, and features."""
-    total = 0
-    for run in plan.runs.values():
-        encoder = run.spec.get("recipe", run.spec).get("encoder", {"depth": 1, "dim": 64})  # a tokenizer has none
-        weights = 12 * encoder["depth"] * encoder["dim"] ** 2
-        if run.kind == "features":
-            total += (
-                4 * sum(count or 1000 for count in run.spec["counts"].values()) * encoder["depth"] * 2 * encoder["dim"]
-            )
-        elif run.kind != "attentive_probe" and KINDS[run.kind].batch(run.spec) is not None:  # its heads are not kept
-            copies = len(run.spec["protocol"]["settings"]["learning_rates"]) if "protocol" in run.spec else 1
-            total += copies * 4 * weights
-    return total
+def disk_bytes(plan: Plan) -> float:
+    """Roughly, in fp32: encoders, and features."""
+    return 4 * sum(KINDS[run.kind].keeps(run.spec) for run in plan.runs.values())

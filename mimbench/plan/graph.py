@@ -12,7 +12,7 @@ from mimbench import env, protocols, registry
 from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
-from mimbench.kinds import KINDS, PROTOCOLS, in_order
+from mimbench.kinds import KINDS, PROTOCOLS, with_what_they_build_on
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -33,7 +33,7 @@ class Planned:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The runs whose weights it needs."""
+        """The runs whose weights, or whose choice, it needs."""
         return tuple(self.spec.get("parents", {}).values())
 
 
@@ -101,7 +101,7 @@ def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
     place = f"{grid.config}: protocols"
     for name in grid.protocols:
         check_known(place, "protocol", name, PROTOCOLS)
-    names = protocols.with_parents(grid.protocols)
+    names = [name for name in with_what_they_build_on(grid.protocols) if name in PROTOCOLS]
     for name in grid.settings:
         check_known("--set", "protocol of the grid", name, names)
     found: dict[str, protocols.ProtocolSpec] = {}
@@ -166,7 +166,7 @@ def _evaluation_specs(
     place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
     images.check_counts(of_labels, place)
     specs = {}
-    for name in with_features(measured):
+    for name in with_what_they_build_on(measured):
         kind = KINDS[name]
         spec = {"kind": name, "data": data, "counts": of_labels, "threads": grid.threads}
         if name in measured:
@@ -184,11 +184,6 @@ def _evaluation_specs(
             sources(masks).check_counts(counts, f"{place}.segmentation{own}", masks=True)
         specs[name] = spec
     return specs
-
-
-def with_features(names: Iterable[str]) -> list[str]:
-    """The kinds of run that protocols need, in the order of the work."""
-    return in_order({kind for name in names for kind in (name, *KINDS[name].builds_on) if kind != "encoder"})
 
 
 def _train(plan: Plan, row: Row, seed: int, trainings: Trainings) -> dict[str, str]:

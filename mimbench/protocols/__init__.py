@@ -7,7 +7,6 @@ version and settings: where it differs, two numbers may not stand in one column.
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ import yaml
 from mimbench.config.coerce import coerce
 from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
 from mimbench.errors import check_known
-from mimbench.kinds import KINDS, PROTOCOLS, in_order
+from mimbench.kinds import PROTOCOLS
 from mimbench.store.files import fingerprint
 
 DISTINCT = Range(  # each trains in a folder named by six digits
@@ -65,14 +64,6 @@ class ProtocolSpec:
     def fingerprint(self) -> str:
         rests_on = {"rests_on": self.rests_on} if self.rests_on else {}
         return fingerprint({"name": self.name, "version": self.version, "settings": self.settings, **rests_on})
-
-
-def with_parents(names: Iterable[str]) -> list[str]:
-    """The protocols, and those whose choice they take over, in the order of the work."""
-    found = set(names)
-    while more := {parent for name in found for parent in KINDS[name].builds_on if parent in PROTOCOLS} - found:
-        found |= more
-    return in_order(found)
 
 
 def read(name: str) -> dict[str, Any]:

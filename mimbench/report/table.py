@@ -52,17 +52,9 @@ def tabulate(analysis: Analysis) -> Table:
     long_rows = [long_row(cell, grid.unit) for cell in cells.values()]
     headings = ["", *(column.heading for column in grid.columns)]
     return Table(
-        grid,
-        cells,
-        paper,
-        headings,
-        rows,
-        long_rows,
-        one_seed_warning(analysis),
-        legend(grid),
-        paper_note(paper),
-        spreads(analysis),
-    )
+        grid, cells, paper, headings, rows, long_rows, warning=one_seed_warning(analysis), legend=legend(grid),
+        paper_note=paper_note(paper), spreads=spreads(analysis),
+    )  # fmt: skip
 
 
 def frame(analysis: Analysis) -> pd.DataFrame:

@@ -213,9 +213,9 @@ class _Canvas:
         behind = np.flatnonzero(last < FULL_CHANCE + STRAY_CHANCE)
         cosine, sine = self.angles(CHUNK)
         for place in range(PLACES):
-            rows = who = behind if place == 0 else np.arange(CHUNK)
-            if place == 0:
-                who = np.where(last[rows] < FULL_CHANCE, rows, rows + CHUNK)
+            rows = who = np.arange(CHUNK)
+            if place == 0:  # painted first: behind the others
+                rows, who = behind, np.where(last[behind] < FULL_CHANCE, behind, behind + CHUNK)
             shift_x, shift_y = (self.uniform((-MAX_SHIFT, MAX_SHIFT), len(rows), 1, 1) for _ in range(2))
             center = (DISTANCE * cosine[rows] + shift_x, DISTANCE * sine[rows] + shift_y)
             self.objects(rows, labels[who], center, Coats(*(part[who] for part in coats)))
