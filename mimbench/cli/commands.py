@@ -228,7 +228,7 @@ def list_parts(options: argparse.Namespace) -> int:
 
         for name in PROTOCOLS:
             raw = protocols.read(name)
-            print(f"{name} version {raw['version']}: {raw['summary']} (scales: {', '.join(raw['scales'])})")
+            print(f"{name} version {raw['version']}: {raw['summary']}")
         return EXIT_OK
     with quick_imports():
         from mimbench.registry import listing, load_plugins

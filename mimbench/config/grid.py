@@ -75,11 +75,12 @@ class ScaleFile(Checked):
     """A scale as written, beside what it sets in every recipe."""
 
     base: str | None = None  # the scale that it changes
-    scale: str | None = None  # whose protocol settings it takes; None: the base's, or its own
+    scale: str | None = None  # its key in the recipes' `scales:`; None: the base's, or its name
     note: str = ""
     threads: Count = 1
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # kind -> type -> arguments
     evaluation: Evaluation = field(default_factory=Evaluation)
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings by protocol
 
     def check(self, place: str) -> None:
         for kind, by_type in self.parts.items():
@@ -93,6 +94,11 @@ class _Scale:
     path: Path
     file: ScaleFile
     layer: Layer
+
+    @property
+    def in_recipes(self) -> str:
+        """The key of its values in the recipes' `scales:`."""
+        return self.file.scale or self.path.stem
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def load_grid(
     """Read a grid file and everything it refers to; all errors come before any compute."""
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
-    scale_path = find(scale or file.scale, "scales", path)
+    scale_path = find(scale or file.scale, "scales", path, from_shell=scale is not None)
     sizes = _read_scale(scale_path)
     settings, layers = _parse_sets(sets)
     points = _expand(file, path)
@@ -135,12 +141,12 @@ def load_grid(
     file.nested.check_seeds(chosen_seeds, place)
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
-        tensorboard=file.tensorboard, nested=file.nested, scale=sizes.path.stem, protocol_scale=sizes.file.scale or sizes.path.stem,
-        scale_note=sizes.file.note.strip(), threads=sizes.file.threads, evaluation=sizes.file.evaluation,
-        rows=rows, chosen=tuple(dict.fromkeys(only)) or names, sets=sets, settings=settings,
+        tensorboard=file.tensorboard, nested=file.nested, threads=sizes.file.threads, evaluation=sizes.file.evaluation,
+        scale=sizes.path.stem, scale_file=str(sizes.path), scale_note=sizes.file.note.strip(),
+        scale_settings=sizes.file.protocols, settings=settings, sets=sets,
+        rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
-        seeds=chosen_seeds,
-        only_these_seeds=seeds is None and isinstance(file.seeds, list),
+        seeds=chosen_seeds, only_these_seeds=seeds is None and isinstance(file.seeds, list),
     )  # fmt: skip
 
 
@@ -256,8 +262,8 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
         layers.add(recipe, f"{base_path}: ")
     layers.add(_where_present(scale.layer, layers.value, point.layer), f"{scale.path}: ")
     layers.size_parts(scale.file.parts, f"{scale.path}: parts.")
-    if own := at_scales.get(scale.file.scale):
-        place = f"{base_path}: scales.{scale.file.scale}"
+    if own := at_scales.get(scale.in_recipes):
+        place = f"{base_path}: scales.{scale.in_recipes}"
         layers.add(_known(own, RECIPE_KEYS, place), f"{place}.")
     layers.add(point.layer, f"{point.place}.")
     for layer in sets:

@@ -65,10 +65,15 @@ def packaged(folder: str = "") -> Path:
     return root / folder
 
 
-def find(name: str, folder: str = "", beside: Path | None = None) -> Path:
-    """A config by path, or by name: beside the file that names it, or among those that ship."""
+def find(name: str, folder: str = "", beside: Path | None = None, *, from_shell: bool = False) -> Path:
+    """A config by path, or by name: beside the file that names it, or among those that ship.
+
+    What stands on the command line is first looked up from the working directory.
+    """
     candidates = [] if beside is None else [beside.parent / name, beside.parent / folder / name]
-    if beside is None or name.endswith(".yaml"):
+    if from_shell or beside is None:
+        candidates.insert(0, Path(name))
+    elif name.endswith(".yaml"):
         candidates.append(Path(name))
     for root in (*candidates, packaged(folder) / name, packaged() / name):
         for path in (root, root.parent / f"{root.name}.yaml"):

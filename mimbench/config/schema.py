@@ -227,7 +227,7 @@ class Grid:
     note: str
     config: str
     scale: str  # name of the scale's file
-    protocol_scale: str  # the scale whose protocol settings it takes
+    scale_file: str
     scale_note: str
     reference: str  # a row; where axes vary it, its first point
     reference_label: str
@@ -235,7 +235,8 @@ class Grid:
     seeds: tuple[int, ...]
     only_these_seeds: bool  # the file lists them: the record drops seeds of earlier calls
     protocols: tuple[str, ...]
-    settings: dict[str, dict[str, Any]]  # of protocols, changed by --set (which changes the fingerprint)
+    scale_settings: dict[str, dict[str, Any]]  # of protocols, by the scale's file
+    settings: dict[str, dict[str, Any]]  # of protocols, changed by --set
     threads: int
     rows: tuple[Row, ...]
     chosen: tuple[str, ...]  # the rows to run

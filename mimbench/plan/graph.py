@@ -104,9 +104,12 @@ def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
     names = [name for name in with_what_they_build_on(grid.protocols) if name in PROTOCOLS]
     for name in grid.settings:
         check_known("--set", "protocol of the grid", name, names)
+    for name in grid.scale_settings:
+        check_known(f"{grid.scale_file}: protocols", "protocol", name, PROTOCOLS)
     found: dict[str, protocols.ProtocolSpec] = {}
     for name in names:
-        spec = protocols.load(name, grid.protocol_scale, place, grid.settings.get(name), precision)
+        of_scale = grid.scale_settings.get(name, {})
+        spec = protocols.load(name, of_scale, grid.scale_file, grid.settings.get(name), precision)
         rests_on = {parent: found[parent].fingerprint for parent in KINDS[name].builds_on if parent in found}
         found[name] = replace(spec, rests_on=rests_on)
     return found

@@ -14,8 +14,8 @@ import yaml
 
 from mimbench.config.coerce import coerce
 from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
-from mimbench.errors import check_known
-from mimbench.kinds import PROTOCOLS
+from mimbench.errors import UserError, check_known
+from mimbench.kinds import PROTOCOLS as PROTOCOLS
 from mimbench.store.files import fingerprint
 
 DISTINCT = Range(  # each trains in a folder named by six digits
@@ -71,17 +71,20 @@ def read(name: str) -> dict[str, Any]:
 
 
 def load(
-    name: str, scale: str, place: str, overrides: dict[str, Any] | None = None, precision: str = "fp32"
+    name: str, of_scale: dict[str, Any], place: str, overrides: dict[str, Any] | None = None, precision: str = "fp32"
 ) -> ProtocolSpec:
-    """A protocol at a scale. `overrides` come from --set protocols.NAME.KEY=VALUE and change the fingerprint."""
-    check_known(place, "protocol", name, PROTOCOLS)
+    """A protocol with the settings of a scale, whose file is `place`, then those of --set protocols.NAME.KEY=VALUE.
+
+    Both change the fingerprint. What has no default must be stated: no size of model or data gets another one's settings.
+    """
     raw = read(name)
-    scales = raw.pop("scales")
-    check_known(f"{place}: protocol '{name}'", "scale", scale, scales)
-    settings = {**raw.pop("settings"), **scales[scale]}
-    for key, value in (overrides or {}).items():
-        check_known("--set", f"setting of protocol '{name}'", key, settings)
-        settings[key] = checked(name, key, value, f"--set protocols.{name}.{key}")
+    settings, needed = raw.pop("settings"), raw.pop("of_scale", [])
+    for source, values in ((f"{place}: protocols.{name}", of_scale), ("--set protocols." + name, overrides or {})):
+        for key, value in values.items():
+            check_known(source, f"setting of protocol '{name}'", key, (*settings, *needed))
+            settings[key] = checked(name, key, value, f"{source}.{key}")
+    if missing := [key for key in needed if key not in settings]:
+        raise UserError(f"{place}: protocols.{name}: {', '.join(missing)} missing: a scale states them.")
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)

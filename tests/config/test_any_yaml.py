@@ -28,6 +28,7 @@ anything = st.recursive(
 )
 
 
+SMOKE = read_yaml(ROOT / "configs/scales/smoke.yaml")
 SETTINGS = [
     *RECIPE_KEYS,
     *(f"data.{key.name}" for key in fields(DataConfig)),
@@ -42,11 +43,12 @@ SETTINGS = [
     "terms.class.loss.type",
     "start.row",
     "pretrain.weights",
-    *(f"protocols.{p}.{key}" for p in PROTOCOLS for key in protocols.load(p, "smoke", "test").settings),
+    *(
+        f"protocols.{p}.{key}"
+        for p in PROTOCOLS
+        for key in protocols.load(p, SMOKE["protocols"].get(p, {}), "").settings
+    ),
 ]
-
-
-SMOKE = read_yaml(ROOT / "configs/scales/smoke.yaml")
 PLACES = st.one_of(
     st.tuples(st.just("grid"), st.sampled_from([*GRID, "axes", "primary", "reference", "title", "note"])),
     st.tuples(st.just("row"), st.sampled_from([*RECIPE_KEYS, "base", "label", "paper"])),

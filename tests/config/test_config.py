@@ -157,21 +157,50 @@ def test_a_scale_file_may_be_named_from_the_working_directory(tmp_path, monkeypa
     assert load_grid(written(tmp_path), scale="own.yaml").scale == "own"
 
 
-def test_a_scale_of_your_own_takes_the_protocol_settings_it_names(tmp_path):
+def test_a_scale_of_your_own_states_the_protocol_settings(tmp_path):
     own = tmp_path / "photos.yaml"
     own.write_text(
         (ROOT / "configs/scales/smoke.yaml").read_text().replace("steps: 24, batch: 32", "steps: 25, batch: 32")
     )
     grid = load_grid(written(tmp_path), scale=str(own))
-    assert (grid.scale, grid.protocol_scale) == ("photos", "smoke")
-    assert make_plan(grid).columns
+    assert grid.scale == "photos"
+    assert make_plan(grid).columns == make_plan(load_grid(written(tmp_path), scale="smoke")).columns
     assert grid.rows[0].recipe.schedule.steps == 25
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"finetune": {"epochs": 1}}, "own.yaml: protocols.finetune: learning_rates, batch missing"),
+        ({}, "own.yaml: protocols.linear_probe: epochs, batch missing: a scale states them"),
+        ({"finetun": {}}, "own.yaml: protocols: unknown protocol 'finetun'. Did you mean 'finetune'"),
+        ({"linear_probe": {"epoch": 1}}, "own.yaml: protocols.linear_probe: unknown setting .* Did you mean 'epochs'"),
+        ({"linear_probe": {"epochs": 0, "batch": 8}}, "own.yaml: protocols.linear_probe.epochs: must be at least 1"),
+    ],
+)
+def test_a_scale_that_does_not_state_what_a_protocol_needs_is_refused(tmp_path, stated, words):
+    scale = read_yaml(ROOT / "configs/scales/smoke.yaml")
+    scale["protocols"] = {**scale["protocols"], **stated} if stated else {}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(scale))
+    with pytest.raises(UserError, match=words):
+        make_plan(load_grid(written(tmp_path, protocols=["finetune"]), scale=str(tmp_path / "own.yaml")))
+
+
+def test_a_scale_of_the_command_line_is_looked_up_from_the_working_directory_first(tmp_path, monkeypatch):
+    for folder, steps in (("here", 7), ("grids", 9)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.yaml").write_text(f"base: smoke\nschedule: {{steps: {steps}, warmup: 1}}")
+    monkeypatch.chdir(tmp_path / "here")
+    path = written(tmp_path / "grids")
+    assert load_grid(path, scale="own").rows[0].recipe.schedule.steps == 7
+    (tmp_path / "here" / "own.yaml").unlink()
+    assert load_grid(path, scale="own").rows[0].recipe.schedule.steps == 9
 
 
 def test_a_scale_with_a_base_changes_what_it_says_and_takes_the_bases_protocol_settings(tmp_path):
     (tmp_path / "own.yaml").write_text("base: smoke\nnote: mine\nschedule: {steps: 25}\nevaluation: {val: 32}")
     smoke, own = (load_grid(written(tmp_path), scale=name) for name in ("smoke", str(tmp_path / "own.yaml")))
-    assert (own.scale, own.protocol_scale, own.scale_note) == ("own", "smoke", "mine")
+    assert (own.scale, own.scale_settings, own.scale_note) == ("own", smoke.scale_settings, "mine")
     assert own.evaluation == dataclasses.replace(smoke.evaluation, val=32)
     for changed, base in zip(own.rows, smoke.rows, strict=True):
         schedule = dataclasses.replace(base.recipe.schedule, steps=25)
@@ -201,7 +230,7 @@ def test_the_trial_scale_differs_from_tiny_by_the_draw_of_the_data_alone(tmp_pat
     other = lambda data: dataclasses.replace(data, name="shapes-trial")
     assert trial.evaluation == dataclasses.replace(tiny.evaluation, data=other(tiny.evaluation.data))
     assert trial.rows[0].recipe == dataclasses.replace(tiny.rows[0].recipe, data=other(tiny.rows[0].recipe.data))
-    assert (trial.protocol_scale, trial.threads) == ("tiny", tiny.threads)
+    assert (trial.scale_settings, trial.threads) == (tiny.scale_settings, tiny.threads)
 
 
 def test_a_mistyped_part_in_a_scale_is_refused(tmp_path):

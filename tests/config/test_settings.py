@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from grids import written
 
 from mimbench import protocols
 from mimbench.config.grid import load_grid
+from mimbench.config.merge import read_yaml
 from mimbench.errors import UserError
-from mimbench.kinds import PROTOCOLS
 from mimbench.plan.graph import make_plan
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +91,9 @@ def test_a_protocol_setting_takes_its_defaults_type(tmp_path):
 
 
 def test_the_shipped_settings_are_in_their_ranges():
-    for name in PROTOCOLS:
-        for scale in ("smoke", "tiny"):
-            settings = protocols.load(name, scale, "test").settings
+    for scale in sorted((ROOT / "configs" / "scales").glob("*.yaml")):
+        for name, stated in read_yaml(scale).get("protocols", {}).items():
+            settings = protocols.load(name, stated, "test").settings
             assert settings == {key: protocols.checked(name, key, value, key) for key, value in settings.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from scipy.special import log_softmax
 
 from mimbench import protocols
+from mimbench.config.merge import read_yaml
 from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.segmentation import open_split
 from mimbench.data.sources import source
@@ -26,6 +28,8 @@ from mimbench.parts import Encoded
 from mimbench.runtime import Runtime
 from mimbench.store.weights import save_weights
 
+ROOT = Path(__file__).parents[2]
+SMOKE = read_yaml(ROOT / "configs" / "scales" / "smoke.yaml")["protocols"]
 SMALL = EncoderConfig(patch=4, dim=32, depth=2, heads=2)
 
 
@@ -39,20 +43,23 @@ def under_test(tmp_path, cache):
 
 
 def settings(name, **changes):
-    return {**protocols.load(name, "smoke", "test").settings, "precision": "fp32", **changes}
+    return {**protocols.load(name, SMOKE.get(name, {}), "test").settings, "precision": "fp32", **changes}
 
 
 def test_a_fingerprint_depends_only_on_version_and_settings():
-    first = protocols.load("knn", "smoke", "test")
-    assert protocols.load("knn", "smoke", "elsewhere").fingerprint == first.fingerprint
-    assert protocols.load("knn", "smoke", "test", {"temperature": 0.1}).fingerprint != first.fingerprint
+    first = protocols.load("knn", {}, "test")
+    warm = {"temperature": 0.1}
+    assert protocols.load("knn", {}, "elsewhere").fingerprint == first.fingerprint
+    assert protocols.load("knn", {}, "test", warm).fingerprint != first.fingerprint
+    assert protocols.load("knn", {}, "test", warm) == protocols.load("knn", warm, "test")
     assert replace(first, version=3).fingerprint != first.fingerprint
 
 
 def test_every_protocol_that_trains_tries_at_least_three_learning_rates():
-    for name in ("finetune", "segmentation", "linear_probe"):
-        for scale in ("smoke", "tiny"):
-            assert len(protocols.load(name, scale, "test").settings["learning_rates"]) >= 3
+    for scale in sorted((ROOT / "configs" / "scales").glob("*.yaml")):
+        stated = read_yaml(scale).get("protocols", {})
+        for name in {"finetune", "segmentation", "linear_probe"} & set(stated):
+            assert len(protocols.load(name, stated[name], "test").settings["learning_rates"]) >= 3
 
 
 @pytest.mark.parametrize("name", protocols.PROTOCOLS)
