@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,7 +18,17 @@ from mimbench.config.axes import Axes, tag
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
-from mimbench.config.schema import PART_KINDS, RECIPE_KEYS, Evaluation, Grid, Nested, Recipe, Row, recipe_from
+from mimbench.config.schema import (
+    PART_KINDS,
+    RECIPE_KEYS,
+    DataConfig,
+    Evaluation,
+    Grid,
+    Nested,
+    Recipe,
+    Row,
+    recipe_from,
+)
 from mimbench.errors import UserError, check_known
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
@@ -142,12 +152,18 @@ def load_grid(
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
         tensorboard=file.tensorboard, nested=file.nested, threads=sizes.file.threads, evaluation=sizes.file.evaluation,
-        scale=sizes.path.stem, scale_file=str(sizes.path), scale_note=sizes.file.note.strip(),
+        scale=sizes.path.stem, scale_file=str(sizes.path), scale_note=_note(sizes, rows),
         scale_settings=sizes.file.protocols, settings=settings, sets=sets,
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
         seeds=chosen_seeds, only_these_seeds=seeds is None and isinstance(file.seeds, list),
     )  # fmt: skip
+
+
+def _note(scale: _Scale, rows: Iterable[Row]) -> str:
+    """A scale's note speaks of its own images: where --set names others, it says nothing."""
+    own = scale.layer.get("data", {}).get("name", DataConfig.name)
+    return scale.file.note.strip() if all(row.recipe.data.name == own for row in rows) else ""
 
 
 def _known(raw: Layer, allowed: Collection[str], place: str) -> Layer:
@@ -176,7 +192,9 @@ def _read_scale(path: Path) -> _Scale:
         raise UserError(f"{path}: base: '{file.base}' has a base itself ({base_path}); allowed: a scale without one.")
     merged = Layers()
     merged.add({"scale": base_path.stem, **below}, f"{base_path}: ")
-    merged.add(raw, f"{path}: ")
+    merged.add(raw, own := f"{path}: ")
+    if "note" not in raw and own in map(merged.sources.get, ("data.name", "evaluation.data.name")):
+        merged.value.pop("note", None)  # it speaks of the base's images
     return _Scale(path, *_split(merged.value, ScaleFile, f"{path}:"))
 
 

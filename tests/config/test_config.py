@@ -207,6 +207,19 @@ def test_a_scale_with_a_base_changes_what_it_says_and_takes_the_bases_protocol_s
         assert changed.recipe == dataclasses.replace(base.recipe, schedule=schedule)
 
 
+def test_the_note_of_a_scale_stays_with_the_images_it_speaks_of(tmp_path, monkeypatch):
+    own = tmp_path / "own.yaml"
+    for text, stays in (
+        ("schedule: {steps: 25}", True),
+        ("data: {name: other}", False),
+        ("evaluation: {data: {name: other}}", False),
+    ):
+        own.write_text(f"base: smoke\n{text}")
+        assert bool(load_grid(written(tmp_path), scale=str(own)).scale_note) is stays, text
+    assert load_grid(written(tmp_path)).scale_note
+    assert not load_grid(written(tmp_path), sets=("data.name=other",)).scale_note
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
