@@ -13,6 +13,7 @@ from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, with_what_they_build_on
+from mimbench.plan.checkpoints import file_of, with_their_encoders
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -65,6 +66,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
+    grid = with_their_encoders(grid)
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     sources, measured = functools.cache(source), _protocols(grid, precision)
     columns = [measured[name] for name in grid.protocols]
@@ -81,7 +83,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
         )
         if row.recipe.weights is not None:
-            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = Path(row.recipe.weights)
+            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = file_of(row.recipe.weights)
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
@@ -132,7 +134,7 @@ def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> d
             specs[role] = {"kind": "tokenizer", "tokenizer": term.tokenizer, "training": training,
                            "patch": recipe.encoder.patch, "data": {**data, "images": images}}  # fmt: skip
     if recipe.weights is not None:
-        weights = {"sha256": sha256_file(Path(recipe.weights))}
+        weights = {"sha256": sha256_file(file_of(recipe.weights))}
         specs = {"checkpoint": {"kind": "checkpoint", "weights": weights, "encoder": architecture(recipe.encoder),
                                 "size": recipe.data.size}}  # fmt: skip
     return {

@@ -1,0 +1,49 @@
+"""The rows that are checkpoints: their files are found and read, and their encoders known, before anything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mimbench.config.schema import EncoderConfig, Grid, Row
+from mimbench.errors import UserError
+
+
+def with_their_encoders(grid: Grid) -> Grid:
+    """The grid, each checkpoint's encoder completed from its tensors. A wrong file is refused here."""
+    rows = [row if row.recipe.weights is None else _with_its_encoder(row, grid) for row in grid.rows]
+    return replace(grid, rows=tuple(rows))
+
+
+def file_of(weights: str) -> Path:
+    """With timm, for plans with such a row only."""
+    from mimbench.models.released import locate
+
+    return locate(weights)[0]
+
+
+def encoder_of_checkpoint(weights: str, stated: dict[str, object], size: int, place: str) -> EncoderConfig:
+    """By loading it: what the row states, and the rest from tensors and config."""
+    from mimbench.models.encoder import make_encoder
+    from mimbench.models.foreign import load_into, read_checkpoint
+    from mimbench.models.released import locate
+
+    try:
+        path, described = locate(weights)
+        checkpoint = read_checkpoint(path)
+        encoder = checkpoint.encoder_config(described, stated)
+        encoder.check(f"{path}: encoder")
+        if size % encoder.patch:
+            raise UserError(f"its patches of {encoder.patch} pixels do not divide the image size {size} (data.size).")
+        load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    return encoder
+
+
+def _with_its_encoder(row: Row, grid: Grid) -> Row:
+    recipe = row.recipe
+    assert recipe.weights is not None
+    place = f"{grid.config}: row '{row.name}': pretrain.weights"
+    encoder = encoder_of_checkpoint(recipe.weights, recipe.stated, recipe.data.size, place)
+    return replace(row, recipe=replace(recipe, encoder=encoder))
