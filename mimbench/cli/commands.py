@@ -100,6 +100,14 @@ def run_grid(options: argparse.Namespace) -> int:
     return dispatch.finish(outcome, suggest_seeds=True)
 
 
+def evaluate_checkpoint(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.evaluate import write_grid
+
+    write_grid(options)
+    return run_grid(options)
+
+
 def show_plan(options: argparse.Namespace) -> int:
     return _print_plan(_plan(options), Store(options.results))
 
@@ -251,7 +259,7 @@ def publish_grid(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     command.__name__: command
-    for command in (run_grid, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs, examine,
+    for command in (run_grid, evaluate_checkpoint, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs, examine,
                     list_parts, publish_grid)
 }  # fmt: skip
 

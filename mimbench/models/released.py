@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _of_timm(name: str) -> tuple[Path, Described]:
     assert isinstance(cfg.url, str)
     try:
         return Path(download_cached_file(cfg.url)), described
-    except Exception as error:  # of sockets, of servers, of the disk
+    except Exception as error:
         raise _unreachable(f"timm:{name}", error) from error
 
 
@@ -134,14 +135,16 @@ def _of_hugging_face(name: str) -> tuple[Path, Described]:
 
 
 def _download(repository: str, place: str) -> Path:
-    reason: Exception | None = None
-    for file in FILES:
-        try:
-            return _fetch(repository, file)
-        except Exception as error:
-            reason = reason or error
-    assert reason is not None
-    raise _unreachable(place, reason) from reason
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    *others, last = FILES
+    try:
+        for file in others:
+            with contextlib.suppress(RemoteEntryNotFoundError):
+                return _fetch(repository, file)
+        return _fetch(repository, last)
+    except Exception as error:  # of sockets, of servers, of the disk
+        raise _unreachable(place, error) from error
 
 
 def _fetch(repository: str, file: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mimbench.config.schema import EncoderConfig, Grid, Row
 from mimbench.errors import UserError
@@ -22,8 +23,8 @@ def file_of(weights: str) -> Path:
     return locate(weights)[0]
 
 
-def encoder_of_checkpoint(weights: str, stated: dict[str, object], size: int, place: str) -> EncoderConfig:
-    """By loading it: what the row states, and the rest from tensors and config."""
+def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> tuple[EncoderConfig, dict[str, Any]]:
+    """The encoder, by what the row states and the rest from tensors and config, and what loading it did."""
     from mimbench.models.encoder import make_encoder
     from mimbench.models.foreign import load_into, read_checkpoint
     from mimbench.models.released import locate
@@ -35,15 +36,14 @@ def encoder_of_checkpoint(weights: str, stated: dict[str, object], size: int, pl
         encoder.check(f"{path}: encoder")
         if size % encoder.patch:
             raise UserError(f"its patches of {encoder.patch} pixels do not divide the image size {size} (data.size).")
-        load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
+        return encoder, load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
-    return encoder
 
 
 def _with_its_encoder(row: Row, grid: Grid) -> Row:
     recipe = row.recipe
     assert recipe.weights is not None
     place = f"{grid.config}: row '{row.name}': pretrain.weights"
-    encoder = encoder_of_checkpoint(recipe.weights, recipe.stated, recipe.data.size, place)
+    encoder, _ = examine(recipe.weights, recipe.stated, recipe.data.size, place)
     return replace(row, recipe=replace(recipe, encoder=encoder))

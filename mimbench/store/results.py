@@ -2,6 +2,7 @@
 
 results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, failures/, curve.csv, result.json, cost.json, work/
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
+results/evaluate/                   grids and scales that `mimbench evaluate` wrote
 results/reports/<name>.<scale>/     derived, deletable
 results/slurm/<job>/                scripts, stdout and stderr of cluster jobs
 results/slurm/released/<array>      this array's submission was completed: a task held in it now is held by its user

@@ -3,7 +3,12 @@
 import pytest
 import torch
 from transformers import (
-    BeitConfig, BeitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling, ViTMAEConfig, ViTMAEForPreTraining,
+    BeitConfig,
+    BeitForMaskedImageModeling,
+    ViTConfig,
+    ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
 )  # fmt: skip
 
 import mimbench.compat  # isort: split  # noqa: F401  before transformers imports torchvision
