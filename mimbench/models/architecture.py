@@ -24,6 +24,8 @@ class Described:
     heads: int | None = None
     norm_eps: float | None = None
     normalization: str | None = None
+    causal: bool = False
+    license: str | None = None
 
 
 def infer(tensors: Mapping[str, Tensor], described: Described, stated: dict[str, Any]) -> EncoderConfig:
@@ -43,6 +45,8 @@ def infer(tensors: Mapping[str, Tensor], described: Described, stated: dict[str,
         "class_token": "cls_token" in tensors, "registers": 0 if registers is None else registers.shape[1],
         "norm_eps": described.norm_eps or 1e-6, "normalization": described.normalization or "imagenet",
     }  # fmt: skip
+    if described.causal:
+        found |= {"attention": "causal", "masking": "none"}
     return EncoderConfig(**{**found, **stated})
 
 

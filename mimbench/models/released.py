@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mimbench.models.architecture import Described
 from mimbench.models.pixels import named
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # as Hugging Face and timm name them beside a config.json
-HUGGING_FACE = ("beit", "vit", "vit_mae", "dinov2", "dinov2_with_registers")
+HUGGING_FACE = ("beit", "vit", "vit_mae", "dinov2", "dinov2_with_registers", "ijepa")
 
 
 def locate(written: str) -> tuple[Path, Described]:
@@ -23,6 +25,11 @@ def locate(written: str) -> tuple[Path, Described]:
     kind, _, name = written.partition(":")
     if kind == "timm" and name:
         return _of_timm(name)
+    path = _on_disk(written, kind, name)
+    return path, replace(_beside(path), license=_license(path))
+
+
+def _on_disk(written: str, kind: str, name: str) -> Path:
     folder = Path(name if kind == "hf" and name else written)
     if kind == "hf" and name and not folder.is_dir():
         return _of_hugging_face(name)
@@ -30,10 +37,19 @@ def locate(written: str) -> tuple[Path, Described]:
         found = next((folder / file for file in FILES if (folder / file).is_file()), None)
         if found is None:
             raise UserError(f"{folder}: no {' and no '.join(FILES)} in this folder.")
-        return found, _beside(found)
+        return found
     if not folder.is_file():
         raise UserError(f"no file {folder}; allowed: a file, a folder with {FILES[0]}, timm:NAME or hf:NAME.")
-    return folder, _beside(folder)
+    return folder
+
+
+def _license(path: Path) -> str | None:
+    """As the model card beside a file names it."""
+    card = path.parent / "README.md"
+    if path.name not in FILES or not card.is_file():
+        return None
+    found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"))
+    return found.group(1) if found else None
 
 
 def _beside(path: Path) -> Described:
@@ -42,6 +58,9 @@ def _beside(path: Path) -> Described:
     if path.name not in FILES or not config.is_file():
         return Described()
     read = _json(config)
+    if isinstance(own := read.get("encoder"), dict) and "model_type" not in read:  # exported from here
+        causal = own.get("attention") == "causal"
+        return Described(own.get("heads"), own.get("norm_eps"), own.get("normalization", "imagenet"), causal)
     if "architecture" in read:
         return _timm_model(read["architecture"], read.get("pretrained_cfg", {}), read.get("model_args") or {})
     pixels = path.parent / "preprocessor_config.json"
@@ -111,7 +130,7 @@ def _of_timm(name: str) -> tuple[Path, Described]:
     if cfg is None or not (cfg.hf_hub_id or isinstance(cfg.url, str)):
         released = timm.list_models(pretrained=True)
         raise UserError(f"timm:{name}: timm has no pretrained model of this name.{nearest(name, released)}")
-    described = _timm_model(name, {"mean": cfg.mean, "std": cfg.std}, {})
+    described = replace(_timm_model(name, {"mean": cfg.mean, "std": cfg.std}, {}), license=cfg.license)
     if cfg.hf_hub_id:
         return _download(cfg.hf_hub_id, f"timm:{name}"), described
     from timm.models._hub import download_cached_file
@@ -123,15 +142,15 @@ def _of_timm(name: str) -> tuple[Path, Described]:
         raise _unreachable(f"timm:{name}", error) from error
 
 
-def _of_hugging_face(name: str) -> tuple[Path, Described]:
+def _of_hugging_face(name: str) -> Path:
     path = _download(name, f"hf:{name}")
-    for config in ("config.json", "preprocessor_config.json"):
+    for config in ("config.json", "preprocessor_config.json", "README.md"):
         try:
             _fetch(name, config)
         except Exception as error:
             if config == "config.json":
                 raise _unreachable(f"hf:{name}", error) from error
-    return path, _beside(path)
+    return path
 
 
 def _download(repository: str, place: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,21 @@ def with_their_encoders(grid: Grid) -> Grid:
     return replace(grid, rows=tuple(rows))
 
 
-def file_of(weights: str) -> Path:
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint is from."""
+
+    path: Path
+    name: str  # as the grid has it
+    license: str | None
+
+
+def origin_of(weights: str) -> Origin:
     """With timm, for plans with such a row only."""
     from mimbench.models.released import locate
 
-    return locate(weights)[0]
+    path, described = locate(weights)
+    return Origin(path, weights, described.license)
 
 
 def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> tuple[EncoderConfig, dict[str, Any]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import timm
 import torch
 import yaml
 from conftest import SMALL
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import UserError
@@ -208,3 +210,29 @@ def test_a_checkpoint_may_teach_another_row_and_be_where_a_third_begins(tmp_path
     theirs = timm_vit().state_dict()
     moved = (begun["body.blocks.0.mlp.fc1.weight"] - theirs["blocks.0.mlp.fc1.weight"]).abs().max()
     assert 0 < moved < 0.05  # six steps away from the checkpoint
+
+
+def test_a_checkpoint_is_exported_with_its_numbers_and_the_license_of_its_card(tmp_path, cache, capsys):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    save_file(timm_vit().state_dict(), theirs / "model.safetensors")
+    (theirs / "README.md").write_text("---\ntags: [vit]\nlicense: cc-by-nc-4.0\n---\n# Theirs\n")
+    plan = planned(tmp_path, theirs)
+    store, runs = prepared(plan, tmp_path, cache), plan.rows["theirs"][0]
+    for name in runs.values():
+        execute(store, name, Runtime())
+    words = ["export", runs["checkpoint"], "--results", str(store.root), "--out", str(tmp_path / "out")]
+    assert main([*words, "--to", "timm"]) == 0
+    model, images = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(images), timm_vit().forward_features(images))
+    card = (tmp_path / "out" / "README.md").read_text()
+    accuracy = store.run(runs["knn"]).result()["metrics"]["accuracy"]
+    assert f"| k-NN (%) | {accuracy:.2f} (one seed) | 1 | {accuracy:.2f} |" in card
+    assert "license: cc-by-nc-4.0" in card.split("---")[1]
+    assert f"- {theirs} (sha256 {sha256_file(theirs / 'model.safetensors')}): license cc-by-nc-4.0" in card
+    for again in ([*words, "--to", "hf"], ["export", runs["knn"], "--to", "hf", "--results", str(store.root)]):
+        assert main(again) == 2
+    said = capsys.readouterr().err
+    assert "exists already and is not empty; give another one with --out." in said
+    assert "leaves no encoder; allowed: a run of kind pretrain or checkpoint." in said
