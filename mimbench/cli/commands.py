@@ -100,6 +100,14 @@ def run_grid(options: argparse.Namespace) -> int:
     return dispatch.finish(outcome, suggest_seeds=True)
 
 
+def evaluate_checkpoint(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.evaluate import write_grid
+
+    write_grid(options)
+    return run_grid(options)
+
+
 def show_plan(options: argparse.Namespace) -> int:
     return _print_plan(_plan(options), Store(options.results))
 
@@ -249,10 +257,18 @@ def publish_grid(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def export_run(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.export import export
+
+    print(f"Exported to {export(Store(options.results), options.run, options.to, options.out)}")
+    return EXIT_OK
+
+
 COMMANDS = {
     command.__name__: command
-    for command in (run_grid, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs, examine,
-                    list_parts, publish_grid)
+    for command in (run_grid, evaluate_checkpoint, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs,
+                    examine, list_parts, publish_grid, export_run)
 }  # fmt: skip
 
 if __name__ == "__main__":

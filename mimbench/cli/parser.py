@@ -26,6 +26,23 @@ def make_parser() -> argparse.ArgumentParser:
     _runtime_options(grid, on="local")
     grid.add_argument("--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit")
 
+    evaluate = command(
+        "evaluate", "evaluate_checkpoint", "a checkpoint, beside its architecture from random initialization"
+    )
+    evaluate.add_argument(
+        "weights", help="a file, a folder with model.safetensors and config.json, timm:NAME or hf:NAME"
+    )
+    evaluate.add_argument("--data", metavar="NAME", help="the data set (default: the scale's)")
+    evaluate.add_argument(
+        "--protocols",
+        default="finetune,linear_probe,knn",
+        metavar="A,B",
+        help="see `mimbench list protocols` (default: %(default)s)",
+    )
+    _run_options(evaluate, scale="tiny")
+    _runtime_options(evaluate, on="local")
+    evaluate.add_argument("--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit")
+
     _grid_options(command("plan", "show_plan", "runs of a grid by kind: shared, done, time and disk"))
 
     report = command("report", "write_reports", "write the report of a grid from its records")
@@ -56,7 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
     publish.add_argument("--scale", default="tiny")
     publish.add_argument("--to", default="results/published", metavar="DIR")
 
-    for other in (report, status, why, logs, cancel, retry, doctor, publish):
+    export = command("export", "export_run", "the encoder of a run for other libraries, with a model card")
+    export.add_argument("run", help="name of a pre-training or checkpoint run, or a prefix of its hash")
+    export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
+    export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
+
+    for other in (report, status, why, logs, cancel, retry, doctor, publish, export):
         _results_option(other)
     return parser
 
@@ -96,8 +118,16 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", help="a grid: a path, or a name that ships (ablations, ablations_longer, methods, tokenizers, variance)"
     )
+    _run_options(parser, scale=None)
+
+
+def _run_options(parser: argparse.ArgumentParser, scale: str | None) -> None:
+    """Those of a grid, whoever wrote it."""
+    default = scale or "the grid's"
     parser.add_argument(
-        "--scale", help="smoke, tiny, trial (tiny on other images), or a file of your own (default: the grid's)"
+        "--scale",
+        default=scale,
+        help=f"smoke, tiny, trial (tiny on other images), or a file of your own (default: {default})",
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="run this row only; repeatable")

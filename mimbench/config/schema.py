@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from mimbench.config import parts
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.ranges import Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, Whole, between
 from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, ViewConfig
-from mimbench.errors import UserError
+from mimbench.errors import UserError, check_known
 
 NAME = Annotated[
     str, Range("a name of letters, digits, '-' and '_'", lambda name: bool(re.fullmatch(r"\w[\w-]*", name)))
@@ -33,11 +34,15 @@ class EncoderConfig(Checked):
     heads: Count = 12
     mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos", "none"] = "learned"
-    relative_positions: Literal["none", "shared"] = "none"
+    relative_positions: Literal["none", "shared", "per_block"] = "none"  # one table for all blocks, or one for each
     layer_scale: Positive | None = None
     masking: Literal["token", "drop", "none"] = "token"  # none: no view is masked
     drop_path: Fraction = 0.0
     attention: Literal["full", "causal"] = field(default="full", metadata={"neutral": "full"})
+    class_token: bool = field(default=True, metadata={"neutral": True})
+    registers: Whole = field(default=0, metadata={"neutral": 0})  # tokens beside the class token that nobody reads
+    norm_eps: Positive = field(default=1e-6, metadata={"neutral": 1e-6})  # of every LayerNorm
+    normalization: Literal["imagenet", "half", "clip"] = field(default="imagenet", metadata={"neutral": "imagenet"})
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:
@@ -52,6 +57,10 @@ class EncoderConfig(Checked):
             raise UserError(f"{place}.masking: 'drop' leaves no grid for relative positions; use 'token'.")
         if self.attention == "causal" and (self.type != "vit" or self.masking != "none"):
             raise UserError(f"{place}.attention: 'causal' needs the encoder type 'vit' and masking 'none'.")
+        plain = self.class_token and not self.registers
+        if not plain and (self.type != "vit" or self.attention == "causal"):
+            key = "registers" if self.class_token else "class_token"
+            raise UserError(f"{place}.{key}: needs the encoder type 'vit' and attention 'full'.")
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class TokenizerTraining(ScheduleConfig):
 
 @dataclass(frozen=True)
 class Checkpoint(Checked):
-    """`pretrain: {weights: FILE}`: the row is that checkpoint."""
+    """`pretrain: {weights: FILE | timm:NAME | hf:NAME}`: the row is that checkpoint."""
 
     weights: str
 
@@ -144,6 +153,7 @@ class Recipe:
 
     pretrain: bool
     weights: str | None  # nothing is trained: the encoder is this checkpoint
+    stated: dict[str, Any]  # what a checkpoint's row says of its encoder; its tensors say the rest
     start: str | None  # the row from whose encoder, of the same seed, training begins
     masker: dict[str, Any]
     terms: dict[str, TermConfig]
@@ -262,9 +272,11 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
     pretrain = value.get("pretrain", True)
     weights = dataclass_from(Checkpoint, pretrain, "@pretrain").weights if isinstance(pretrain, dict) else None
     start = value.get("start")
+    stated = {} if weights is None else _stated(mapping("encoder"))
     recipe = Recipe(
         pretrain=weights is None and coerce(bool, pretrain, "@pretrain"),
         weights=weights,
+        stated=stated,
         start=None if start is None else dataclass_from(Start, start, "@start").row,
         masker=_part("masker", value, "@"),
         terms={name: _term(name, term, value) for name, term in mapping("terms").items()}
@@ -272,15 +284,23 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         flat=not value.get("terms"),
         views={name: dataclass_from(ViewConfig, view, f"@views.{name}") for name, view in mapping("views").items()},
         teacher=section(TeacherConfig, "teacher") if value.get("teacher") is not None else None,
-        encoder=section(EncoderConfig, "encoder"),
+        encoder=section(EncoderConfig, "encoder") if weights is None else EncoderConfig(),  # known with the tensors
         data=section(DataConfig, "data"),
         schedule=section(WrittenSchedule, "schedule").resolved(),
         tokenizer_training=section(TokenizerTraining, "tokenizer_training"),
     )
     patch, size = recipe.encoder.patch, recipe.data.size
-    if size % patch:
+    if weights is None and size % patch:
         raise UserError(f"@encoder.patch: {patch} does not divide the image size {size} (data.size).")
     return recipe
+
+
+def _stated(written: dict[str, Any]) -> dict[str, Any]:
+    """Some keys of an encoder, each checked; their relations are checked when the others are known."""
+    hints = typing.get_type_hints(EncoderConfig, include_extras=True)
+    for key in written:
+        check_known(f"@encoder.{key}", "key", key, hints)
+    return {key: coerce(hints[key], value, f"@encoder.{key}") for key, value in written.items()}
 
 
 def _part(kind: str, holder: dict[str, Any], place: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimbench.config.schema import EncoderConfig
 from mimbench.data.sampling import derive
+from mimbench.models.pixels import renormalized
 from mimbench.models.positions import sincos
 from mimbench.parts import Encoded, Masks, PatchGrid
 
@@ -31,6 +32,8 @@ class Encoder(nn.Module):
         self.only_predicted = False  # nobody reads other patches than the predicted ones: the last MLP leaves them out
         self.dim, self.depth = config.dim, config.depth
         self.grid = PatchGrid(size // config.patch, size // config.patch, config.patch)
+        self.prefix = int(config.class_token) + config.registers  # tokens before the patches
+        self.placed = int(config.class_token and not config.registers)  # of these, how many have a position
         self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
         has_token = masked and config.masking == "token"
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
@@ -43,24 +46,26 @@ class Encoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.body.cls_token, std=0.02)
+        for token in (self.body.cls_token, getattr(self.body, "reg_token", None)):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
         if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.body.pos_embed, std=0.02)
         if self.mask_token is not None:  # last: the other initial weights do not depend on it
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
-        x = self.body.patch_embed(images)  # (B, N, D)
-        positions = self._positions(images)  # (1, 1 + N, D) or None
+        x = self.body.patch_embed(renormalized(images, self.config.normalization))  # (B, N, D)
+        positions = self._positions(images)  # (1, placed + N, D) or None
         if masks is not None and self.mask_token is not None:
             x = torch.where(masks.masked.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         if positions is not None:
-            x = x + positions[:, 1:]
+            x = x + positions[:, self.placed :]
         kept = masks.kept if masks is not None and self.mask_token is None else None
         if kept is not None:
             x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, self.dim))  # (B, K, D)
-        cls = self.body.cls_token if positions is None else self.body.cls_token + positions[:, :1]
-        x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        if self.prefix:
+            x = torch.cat([self._before_patches(positions).expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         x = self.body.pos_drop(x)
         bias = getattr(self.body, "rel_pos_bias", None)
         shared = {} if bias is None else {"shared_rel_pos_bias": bias()}
@@ -77,18 +82,34 @@ class Encoder(nn.Module):
             else:
                 x = block(x, **shared)
             if index in taps:
-                tapped[index] = x
-        x = self.body.norm(x)
+                tapped[index] = self._seen(x)
+        x = self._seen(self.body.norm(x))
         if causal:  # the last token has seen all; in pre-training, place i holds what was seen before patch i
             patches = x[:, 1:] if masks is None else x[:, :-1]
             return Encoded(patches, cls=x[:, -1], kept=None, taps=tapped, norm=self.body.norm)
         return Encoded(x[:, 1:], cls=x[:, 0], kept=kept, taps=tapped, norm=self.body.norm)
 
+    def _before_patches(self, positions: Tensor | None) -> Tensor:
+        """(1, prefix, D): the class token, then the registers."""
+        if not self.config.class_token:
+            return self.body.reg_token
+        cls = self.body.cls_token if positions is None or not self.placed else self.body.cls_token + positions[:, :1]
+        return torch.cat([cls, self.body.reg_token], dim=1) if self.config.registers else cls
+
+    def _seen(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + N, D) of all tokens: without registers; without a class token, the mean of the patches in its place."""
+        if self.prefix == self.config.class_token == 1:
+            return tokens
+        patches = tokens[:, self.prefix :]
+        cls = tokens[:, :1] if self.config.class_token else patches.mean(1, keepdim=True)
+        return torch.cat([cls, patches], dim=1)
+
     def _read(self, masks: Masks) -> Tensor | None:
         """Class tokens and predicted patches, each once, as rows of the B * (1 + N) tokens; None where that is no saving."""
         count, patches = masks.masked.shape
         shifted, repeated = self.config.attention == "causal", masks.blocks is not None  # blocks may overlap
-        if shifted or repeated or masks.kept is not None or len(masks.predicted) == count * patches:
+        other = self.prefix != 1 or not self.config.class_token
+        if shifted or repeated or other or masks.kept is not None or len(masks.predicted) == count * patches:
             return None
         cls = torch.arange(count, device=masks.predicted.device) * (1 + patches)
         return torch.cat([cls, masks.predicted + masks.predicted // patches + 1])
@@ -99,7 +120,7 @@ class Encoder(nn.Module):
         rows, columns = (side // self.grid.patch for side in images.shape[-2:])
         if positions is None or (rows, columns) == (self.grid.rows, self.grid.columns):
             return positions
-        return resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=1)
+        return resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=self.placed)
 
     def pooled(self, tokens: Tensor, pooling: str) -> Tensor:
         """Tokens (B, 1 + N, D), as a tap has them -> the mean of the patches, the class token, or both side by side."""
@@ -112,7 +133,7 @@ class Encoder(nn.Module):
         block = re.match(r"body\.blocks\.(\d+)\.", name)
         if block:
             return int(block.group(1)) + 1
-        before = ("body.cls_token", "body.pos_embed", "body.patch_embed", "mask_token")
+        before = ("body.cls_token", "body.reg_token", "body.pos_embed", "body.patch_embed", "mask_token")
         return 0 if name.startswith(before) else self.depth + 1
 
 
@@ -134,16 +155,24 @@ def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:
     common: dict[str, Any] = dict(img_size=size, patch_size=config.patch, embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
                   mlp_ratio=config.mlp_ratio, num_classes=0, global_pool="token", drop_path_rate=drop_path,
                   init_values=config.layer_scale)  # fmt: skip
+    if config.norm_eps != 1e-6:  # timm's own
+        common["norm_layer"] = functools.partial(nn.LayerNorm, eps=config.norm_eps)
     body: Any
     if config.type == "beit":
         body = Beit(**common, use_abs_pos_emb=config.positions != "none",
-                    use_shared_rel_pos_bias=config.relative_positions == "shared")  # fmt: skip
+                    use_shared_rel_pos_bias=config.relative_positions == "shared",
+                    use_rel_pos_bias=config.relative_positions == "per_block")  # fmt: skip
     else:
-        body = VisionTransformer(**common, pos_embed="none" if config.positions == "none" else "learn")
+        if not config.class_token:
+            common["global_pool"] = ""
+        body = VisionTransformer(**common, pos_embed="none" if config.positions == "none" else "learn",
+                                 class_token=config.class_token, reg_tokens=config.registers,
+                                 no_embed_class=config.registers > 0)  # fmt: skip
     body.patch_embed.strict_img_size = False  # views may be smaller
     if config.positions == "sincos":
         side = size // config.patch
-        body.pos_embed = nn.Parameter(sincos(side, side, config.dim, cls=True).unsqueeze(0), requires_grad=False)
+        table = sincos(side, side, config.dim, cls=config.class_token and not config.registers)
+        body.pos_embed = nn.Parameter(table.unsqueeze(0), requires_grad=False)
     return body
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from mimbench import env, protocols, registry
@@ -13,6 +12,7 @@ from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, with_what_they_build_on
+from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -47,7 +47,7 @@ class Plan:
     runs: dict[str, Planned] = field(default_factory=dict)
     rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
-    files: dict[str, Path] = field(default_factory=dict)  # foreign checkpoints by their sha256
+    files: dict[str, Origin] = field(default_factory=dict)  # foreign checkpoints by their sha256
     uses: dict[str, int] = field(default_factory=dict)
 
     def add(self, spec: dict[str, Any]) -> str:
@@ -65,6 +65,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
+    grid = with_their_encoders(grid)
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     sources, measured = functools.cache(source), _protocols(grid, precision)
     columns = [measured[name] for name in grid.protocols]
@@ -81,7 +82,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
         )
         if row.recipe.weights is not None:
-            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = Path(row.recipe.weights)
+            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = origin_of(row.recipe.weights)
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
@@ -135,7 +136,7 @@ def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> d
             specs[role] = {"kind": "tokenizer", "tokenizer": term.tokenizer, "training": training,
                            "patch": recipe.encoder.patch, "data": {**data, "images": images}}  # fmt: skip
     if recipe.weights is not None:
-        weights = {"sha256": sha256_file(Path(recipe.weights))}
+        weights = {"sha256": sha256_file(origin_of(recipe.weights).path)}
         specs = {"checkpoint": {"kind": "checkpoint", "weights": weights, "encoder": architecture(recipe.encoder),
                                 "size": recipe.data.size}}  # fmt: skip
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import EncoderConfig, Grid, Recipe, Row, as_spec
@@ -43,8 +42,6 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
         ancestors(row, grid)
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
-    if recipe.weights is not None:
-        _check_checkpoint(Path(recipe.weights), recipe, f"{place}: pretrain.weights")
     for column in columns:
         smallest = min(column.settings.get("rescales", [1]))  # of a feature pyramid's maps
         if side * smallest < 1:
@@ -98,19 +95,6 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
 
 def _grid(row: Row) -> str:
     return f"{row.recipe.data.size} px in patches of {row.recipe.encoder.patch}"
-
-
-def _check_checkpoint(path: Path, recipe: Recipe, place: str) -> None:
-    """By loading it: a wrong file is noticed before anything is computed."""
-    if not path.is_file():
-        raise UserError(f"{place}: no file {path}.")
-    from mimbench.models.encoder import make_encoder  # with timm, for plans with such a row only
-    from mimbench.models.foreign import load_into, read_tensors
-
-    try:
-        load_into(make_encoder(recipe.encoder, recipe.data.size, 0, masked=False), read_tensors(path), path)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error
 
 
 def _check_images(recipe: Recipe, sources: Sources, place: str) -> None:

@@ -18,8 +18,8 @@ from mimbench.store.results import Store
 def prepare(plan: Plan, store: Store) -> None:
     """Write the specs and the record. A folder that holds another spec under its name stops everything here."""
     store.check_writable()
-    for sha256, path in plan.files.items():
-        store.import_file(sha256, path)
+    for sha256, origin in plan.files.items():
+        store.import_file(sha256, origin.path, {"name": origin.name, "license": origin.license})
     map_threads(lambda run: store.run(run.name).create(run.spec), plan.runs.values())
     for folder in map(store.run, plan.runs):
         if folder.done():

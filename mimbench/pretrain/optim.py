@@ -53,7 +53,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or id(parameter) in others:
             continue
-        bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token"))
+        bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token", "reg_token"))
         key = (0.0 if bare else weight_decay, scale(name))
         group = groups.setdefault(key, {"params": [], "weight_decay": key[0], "lr_scale": key[1]})
         group["params"].append(parameter)

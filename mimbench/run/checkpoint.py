@@ -7,7 +7,7 @@ from typing import Any
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import UserError
 from mimbench.models.encoder import make_encoder
-from mimbench.models.foreign import load_into, read_tensors
+from mimbench.models.foreign import described, load_into, read_checkpoint
 from mimbench.run.weights import keep_weights
 from mimbench.runtime import Runtime
 from mimbench.store.files import sha256_file
@@ -21,9 +21,10 @@ def import_weights(
     if not path.exists() or sha256_file(path) != spec["weights"]["sha256"]:
         raise UserError(f"{path}: missing or damaged. Run the grid again: it copies the checkpoint from its file.")
     encoder = make_encoder(from_spec(EncoderConfig, spec["encoder"]), spec["size"], seed=0, masked=False)
-    left_out = load_into(encoder, read_tensors(path), path)
+    loaded = load_into(encoder, read_checkpoint(path))
+    print(described(loaded), flush=True)
     folder.work.mkdir(exist_ok=True)
     return {
-        "metrics": {}, "values": {"left_out": sorted(left_out)}, "flags": [], "parents": {},
+        "metrics": {}, "values": loaded, "flags": [], "parents": {},
         "weights_sha256": keep_weights(folder, encoder.state_dict()) if runtime.rank == 0 else "",
     }, 0  # fmt: skip

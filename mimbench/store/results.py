@@ -2,6 +2,7 @@
 
 results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, failures/, curve.csv, result.json, cost.json, work/
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
+results/evaluate/                   grids and scales that `mimbench evaluate` wrote
 results/reports/<name>.<scale>/     derived, deletable
 results/slurm/<job>/                scripts, stdout and stderr of cluster jobs
 results/slurm/released/<array>      this array's submission was completed: a task held in it now is held by its user
@@ -227,9 +228,15 @@ class Store:
         """The copy of a foreign checkpoint."""
         return self.cache / "checkpoints" / sha256
 
-    def import_file(self, sha256: str, path: Path) -> None:
-        """Copied again where the copy is damaged."""
+    def origin(self, sha256: str) -> dict[str, Any]:
+        """Name and license of a foreign checkpoint; empty if none was noted."""
+        path = self.imported(sha256).with_suffix(".json")
+        return read_json(path) if path.exists() else {}
+
+    def import_file(self, sha256: str, path: Path, origin: dict[str, Any]) -> None:
+        """With a note of where it is from; copied again where the copy is damaged."""
         target = self.imported(sha256)
+        write_json(target.with_suffix(".json"), origin)
         if not target.exists() or sha256_file(target) != sha256:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != sha256:

@@ -26,7 +26,7 @@ def test_there_are_commands_to_check():
 def test_a_command_of_the_readme_is_understood(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     options = make_parser().parse_args(shlex.split(line)[1:])
-    if hasattr(options, "sets"):  # a grid: plan it as well
+    if hasattr(options, "file"):  # a grid: plan it as well
         assert make_plan(load_grid(options.file, scale=options.scale, seeds=options.seeds)).runs
 
 

@@ -2,16 +2,28 @@
 
 import pytest
 import torch
-from transformers import BeitConfig, BeitForMaskedImageModeling, ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    BeitConfig,
+    BeitForMaskedImageModeling,
+    ViTConfig,
+    ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)  # fmt: skip
 
 import mimbench.compat  # isort: split  # noqa: F401  before transformers imports torchvision
 from mimbench import registry
 from mimbench.models.blocks import patchify
+from mimbench.models.encoder import make_encoder
+from mimbench.models.foreign import load_into, read_checkpoint
 from mimbench.models.positions import sincos
-from mimbench.parts import Encoded, Masks, PatchGrid
+from mimbench.models.released import locate
+from mimbench.parts import Masks, PatchGrid
 from mimbench.registries.tokenizers.pixels import MEAN, STD
 
 GRID = PatchGrid(6, 6, 4)
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 24,
+         "patch_size": 4}  # fmt: skip
 
 
 def mae(normalize):
@@ -57,25 +69,53 @@ def normalized(raw):
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
+def shaken(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))  # no bias stays zero, no scale one
+    return model.eval()
+
+
+def encoder_of(model, folder, grid, masking="token", **stated):
+    """Ours, with the weights that transformers saved; it has a mask token if `masking` says so."""
+    model.save_pretrained(folder)
+    path, described = locate(str(folder))
+    checkpoint = read_checkpoint(path)
+    config = checkpoint.encoder_config(described, {"masking": masking, **stated})
+    size = grid.rows * grid.patch
+    plain = make_encoder(config, size, 0, masked=False)
+    load_into(plain, checkpoint)
+    encoder = make_encoder(config, size, 0)
+    encoder.load_state_dict(plain.state_dict(), strict=False)
+    return encoder.eval()
+
+
+def some_masks():
+    hidden = torch.rand(3, 36) < 0.4
+    predicted = hidden.flatten().nonzero().squeeze(1)
+    return Masks(hidden, predicted, None, len(predicted))
+
+
+def loss_on(name, prediction, tokenizer, raw, masks):
+    target = registry.build("tokenizer", tokenizer)({"raw": raw}, GRID).flatten(0, 1)[masks.predicted]
+    return registry.build("loss", {"type": name})(prediction, target).sum() / masks.total
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @torch.no_grad()
-def test_decoder_targets_and_loss_are_those_of_mae(normalize):
+def test_predictions_and_loss_on_the_same_noise_are_those_of_mae(normalize, tmp_path):
     model = mae(normalize)
     raw, noise = torch.rand(3, 3, 24, 24), torch.rand(3, 36)
     output = model(pixel_values=normalized(raw), noise=noise)
 
     hidden = output.mask.bool()
-    inside = model.vit(pixel_values=normalized(raw), noise=noise).last_hidden_state
-    shuffled = noise.argsort(1)[:, : inside.shape[1] - 1]  # the order in which MAE keeps patches; ours ascends
-    kept, order = shuffled.sort(1)
-    patches = inside[:, 1:].gather(1, order.unsqueeze(-1).expand(-1, -1, 32))
     predicted = hidden.flatten().nonzero().squeeze(1)
-    masks = Masks(hidden, predicted, kept, len(predicted))
-    prediction = decoder_with_weights_of(model)(Encoded(patches, inside[:, 0], kept, {}), masks)
+    masks = Masks(hidden, predicted, (~hidden).nonzero()[:, 1].view(3, -1), len(predicted))
+    encoded = encoder_of(model, tmp_path, GRID, masking="drop")(normalized(raw), masks)
+    prediction = decoder_with_weights_of(model)(encoded, masks)
     torch.testing.assert_close(prediction, output.logits[hidden], atol=1e-5, rtol=1e-4)
 
-    target = registry.build("tokenizer", {"type": "pixels", "normalize": normalize})({"raw": raw}, GRID)
-    loss = registry.build("loss", {"type": "mse"})(prediction, target.flatten(0, 1)[predicted]).sum() / masks.total
+    loss = loss_on("mse", prediction, {"type": "pixels", "normalize": normalize}, raw, masks)
     torch.testing.assert_close(loss, output.loss)
 
 
@@ -105,24 +145,39 @@ def test_positions_refuse_a_dimension_that_cannot_be_quartered():
 
 
 @torch.no_grad()
-def test_cross_entropy_over_masked_positions_is_that_of_beit():
+def test_logits_and_loss_at_masked_positions_are_those_of_beit(tmp_path):
     torch.manual_seed(0)
-    config = BeitConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=24, patch_size=4,
-        vocab_size=20, use_mask_token=True,
-    )  # fmt: skip
-    model = BeitForMaskedImageModeling(config).eval()
-    model.lm_head.weight.normal_()
-    hidden, codes = torch.rand(3, 36) < 0.4, torch.randint(20, (3, 36))
-    pixels = torch.rand(3, 3, 24, 24)
-    output = model(pixel_values=pixels, bool_masked_pos=hidden, labels=codes[hidden])
+    config = BeitConfig(**SMALL, vocab_size=20, use_mask_token=True, use_shared_relative_position_bias=True)
+    model = shaken(BeitForMaskedImageModeling(config))
+    masks, codes, pixels = some_masks(), torch.randint(20, (3, 36)), torch.rand(3, 3, 24, 24)
+    output = model(pixel_values=pixels, bool_masked_pos=masks.masked, labels=codes[masks.masked])
 
-    features = model.layernorm(model.beit(pixels, bool_masked_pos=hidden).last_hidden_state)
+    encoder = encoder_of(model, tmp_path, GRID, normalization="imagenet")
+    encoder.mask_token.copy_(model.beit.embeddings.mask_token)
     decoder = registry.build("decoder", {"type": "linear"})
     decoder.build(32, 20, GRID)
     decoder.project.load_state_dict(model.lm_head.state_dict())
-    predicted = hidden.flatten().nonzero().squeeze(1)
-    masks = Masks(hidden, predicted, None, len(predicted))
-    prediction = decoder(Encoded(features[:, 1:], features[:, 0], None, {}), masks)
-    loss = registry.build("loss", {"type": "cross_entropy"})(prediction, codes.flatten()[predicted]).sum() / masks.total
-    torch.testing.assert_close(loss, output.loss)
+    logits = decoder(encoder(pixels, masks), masks)
+    torch.testing.assert_close(logits, output.logits[masks.masked], atol=1e-5, rtol=1e-5)
+    found = registry.build("loss", {"type": "cross_entropy"})(logits, codes.flatten()[masks.predicted])
+    torch.testing.assert_close(found.sum() / masks.total, output.loss)
+
+
+@torch.no_grad()
+def test_predictions_and_loss_at_masked_positions_are_those_of_simmim(tmp_path):
+    torch.manual_seed(0)
+    model = shaken(ViTForMaskedImageModeling(ViTConfig(**SMALL, encoder_stride=4)))
+    masks, raw = some_masks(), torch.rand(3, 3, 24, 24)
+    output = model(pixel_values=normalized(raw), bool_masked_pos=masks.masked)
+
+    encoder = encoder_of(model, tmp_path, GRID)
+    encoder.mask_token.copy_(model.vit.embeddings.mask_token)
+    decoder = registry.build("decoder", {"type": "linear"})
+    decoder.build(32, 48, GRID)
+    channels_last = torch.arange(48).view(3, 16).T.flatten()  # theirs are the planes of PixelShuffle
+    decoder.project.weight.copy_(model.decoder[0].weight[channels_last].flatten(1))
+    decoder.project.bias.copy_(model.decoder[0].bias[channels_last])
+    prediction = decoder(encoder(normalized(raw), masks), masks)
+    theirs = patchify(output.reconstruction, 6, 6).flatten(0, 1)[masks.predicted]
+    torch.testing.assert_close(prediction, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss_on("l1", prediction, {"type": "pixels"}, raw, masks), output.loss)

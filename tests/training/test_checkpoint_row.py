@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import timm
 import torch
 import yaml
 from conftest import SMALL
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import UserError
@@ -40,14 +42,15 @@ def weights(tmp_path):
     return path
 
 
-def planned(tmp_path, weights, *more, label="grid"):
+def planned(tmp_path, weights, *more, label="grid", sets=()):
     """The plan of a grid with the checkpoint as row `theirs`, and `more` rows."""
     rows = [{"name": "theirs", "pretrain": {"weights": str(weights)}}, *more]
     grid = {"name": "mine", "base": "beit", "scale": "smoke", "seeds": 1, "protocols": ["knn"], "rows": rows}
     path = tmp_path / f"{label}.yaml"
     path.write_text(yaml.safe_dump(grid))
-    return make_plan(load_grid(str(path), sets=(*SMALL, "encoder.type=vit", "encoder.relative_positions=none",
-                                                "encoder.positions=learned", "encoder.layer_scale=null")))  # fmt: skip
+    vit = ("encoder.type=vit", "encoder.relative_positions=none", "encoder.positions=learned",
+           "encoder.layer_scale=null", "encoder.heads=2")  # fmt: skip
+    return make_plan(load_grid(str(path), sets=(*SMALL, *vit, *sets)))
 
 
 def prepared(plan, tmp_path, cache):
@@ -61,9 +64,9 @@ def prepared(plan, tmp_path, cache):
     return store
 
 
-def refused(tmp_path, weights) -> str:
+def refused(tmp_path, weights, *sets) -> str:
     with pytest.raises(UserError, match=r"row 'theirs': pretrain.weights: ") as caught:
-        planned(tmp_path, weights)
+        planned(tmp_path, weights, sets=sets)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -112,7 +115,7 @@ def test_the_key_is_the_content_of_the_file_not_its_name(tmp_path, weights):
 
 def test_all_seeds_share_the_run_of_a_checkpoint(tmp_path, weights):
     planned(tmp_path, weights)
-    plan = make_plan(load_grid(str(tmp_path / "grid.yaml"), seeds=3))
+    plan = make_plan(load_grid(str(tmp_path / "grid.yaml"), seeds=3, sets=("encoder.heads=2",)))
     assert len({runs["checkpoint"] for runs in plan.rows["theirs"].values()}) == 1
     assert len({runs["knn"] for runs in plan.rows["theirs"].values()}) == 3
 
@@ -128,13 +131,13 @@ def test_all_seeds_share_the_run_of_a_checkpoint(tmp_path, weights):
         (lambda: timm_vit(depth=3).state_dict(), ["has tensors this encoder lacks", "blocks.2.norm1.weight"]),
         (lambda: timm_vit(init_values=0.1).state_dict(), ["has tensors this encoder lacks", "blocks.0.ls1.gamma"]),
         (lambda: torch.ones(3), ["must hold tensors by name, not one Tensor"]),
-        (lambda: {"epoch": 3}, ["lacks", "cls_token"]),
+        (lambda: {"epoch": 3}, ["names of no known layout", "MoCo v3"]),
     ],
     ids=["another dim", "a block less", "a block more", "layer scale", "one tensor", "no tensors"],
 )
 def test_another_architecture_is_refused_with_what_differs(tmp_path, model, words):
     torch.save(model(), tmp_path / "other.pt")
-    message = refused(tmp_path, tmp_path / "other.pt")
+    message = refused(tmp_path, tmp_path / "other.pt", "encoder.dim=32", "encoder.depth=2")
     for word in words:
         assert word in message
 
@@ -207,3 +210,29 @@ def test_a_checkpoint_may_teach_another_row_and_be_where_a_third_begins(tmp_path
     theirs = timm_vit().state_dict()
     moved = (begun["body.blocks.0.mlp.fc1.weight"] - theirs["blocks.0.mlp.fc1.weight"]).abs().max()
     assert 0 < moved < 0.05  # six steps away from the checkpoint
+
+
+def test_a_checkpoint_is_exported_with_its_numbers_and_the_license_of_its_card(tmp_path, cache, capsys):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    save_file(timm_vit().state_dict(), theirs / "model.safetensors")
+    (theirs / "README.md").write_text("---\ntags: [vit]\nlicense: cc-by-nc-4.0\n---\n# Theirs\n")
+    plan = planned(tmp_path, theirs)
+    store, runs = prepared(plan, tmp_path, cache), plan.rows["theirs"][0]
+    for name in runs.values():
+        execute(store, name, Runtime())
+    words = ["export", runs["checkpoint"], "--results", str(store.root), "--out", str(tmp_path / "out")]
+    assert main([*words, "--to", "timm"]) == 0
+    model, images = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(images), timm_vit().forward_features(images))
+    card = (tmp_path / "out" / "README.md").read_text()
+    accuracy = store.run(runs["knn"]).result()["metrics"]["accuracy"]
+    assert f"| k-NN (%) | {accuracy:.2f} (one seed) | 1 | {accuracy:.2f} |" in card
+    assert "license: cc-by-nc-4.0" in card.split("---")[1]
+    assert f"- {theirs} (sha256 {sha256_file(theirs / 'model.safetensors')}): license cc-by-nc-4.0" in card
+    for again in ([*words, "--to", "hf"], ["export", runs["knn"], "--to", "hf", "--results", str(store.root)]):
+        assert main(again) == 2
+    said = capsys.readouterr().err
+    assert "exists already and is not empty; give another one with --out." in said
+    assert "leaves no encoder; allowed: a run of kind pretrain or checkpoint." in said

@@ -1,4 +1,4 @@
-"""The encoder against timm and transformers, with and without masks."""
+"""The encoder against timm, with and without masks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
-from transformers import BeitConfig, BeitForMaskedImageModeling
 
 from mimbench.config.schema import EncoderConfig
 from mimbench.models.encoder import Encoder, choose_attention, make_encoder
@@ -49,51 +48,6 @@ def test_without_masks_the_encoder_equals_timms_beit():
                   use_abs_pos_emb=False, use_shared_rel_pos_bias=True, init_values=0.1).eval()  # fmt: skip
     theirs.load_state_dict(ours.body.state_dict())
     assert torch.allclose(ours(images()).patches, theirs.forward_features(images())[:, 1:], atol=1e-6)
-
-
-def _hugging_face_beit(ours: Encoder) -> BeitForMaskedImageModeling:
-    """transformers' BEiT with our weights."""
-    config = BeitConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=16, patch_size=4,
-                        vocab_size=8, use_mask_token=True, use_shared_relative_position_bias=True, layer_scale_init_value=0.1,
-                        layer_norm_eps=1e-6, drop_path_rate=0.0)  # fmt: skip
-    model = BeitForMaskedImageModeling(config).eval()
-    body = ours.body.state_dict()
-    new = dict(model.state_dict())
-    new["beit.embeddings.cls_token"], new["beit.embeddings.mask_token"] = body["cls_token"], ours.mask_token
-    for end in ("weight", "bias"):
-        new[f"beit.embeddings.patch_embeddings.projection.{end}"] = body[f"patch_embed.proj.{end}"]
-        new[f"layernorm.{end}"] = body[f"norm.{end}"]
-    table = "beit.shared_position_bias.relative_position_bias_table"
-    new[table] = body["rel_pos_bias.relative_position_bias_table"]
-    for i in range(3):
-        a, b = f"beit.layers.{i}.", f"blocks.{i}."
-        for letter, weight in zip("qkv", body[b + "attn.qkv.weight"].chunk(3), strict=True):
-            new[f"{a}attention.{letter}_proj.weight"] = weight
-        new[a + "attention.q_proj.bias"] = body[b + "attn.q_bias"]
-        new[a + "attention.v_proj.bias"] = body[b + "attn.v_bias"]
-        new[a + "lambda_1"], new[a + "lambda_2"] = body[b + "gamma_1"], body[b + "gamma_2"]
-        names = {"attention.o_proj": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
-                 "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}  # fmt: skip
-        for theirs, mine in names.items():
-            for end in ("weight", "bias"):
-                new[f"{a}{theirs}.{end}"] = body[f"{b}{mine}.{end}"]
-    model.load_state_dict(new)
-    return model
-
-
-def test_with_mask_tokens_the_encoder_equals_transformers_beit():
-    torch.manual_seed(0)
-    config = EncoderConfig(type="beit", positions="none", relative_positions="shared", layer_scale=0.1, **SMALL)
-    ours = Encoder(config, 16).eval()
-    for parameter in ours.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    theirs = _hugging_face_beit(ours)
-    masked = half_masked()
-    with torch.no_grad():
-        expected = theirs.layernorm(theirs.beit(images(), bool_masked_pos=masked).last_hidden_state)
-        encoded = ours(images(), masks(masked))
-    assert torch.allclose(encoded.patches, expected[:, 1:], atol=1e-5)
-    assert torch.allclose(encoded.cls, expected[:, 0], atol=1e-5)
 
 
 def test_with_dropping_the_encoder_sees_only_visible_patches():

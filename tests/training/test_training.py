@@ -23,7 +23,6 @@ from mimbench.parts import PatchGrid
 from mimbench.plan.graph import make_plan
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.masks import StepMasks
-from mimbench.pretrain.optim import learning_rate
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.terms import Term
 from mimbench.pretrain.tokenizer import make_tokenizer
@@ -353,15 +352,6 @@ def test_a_run_held_by_another_process_is_left_alone(ablations, tmp_path, cache)
     lease = folder.acquire()
     assert execute(store, folder.name, Runtime()) == "held"
     lease.release()
-
-
-def test_the_learning_rate_warms_up_from_zero_and_falls_by_half_a_cosine():
-    schedule = ScheduleConfig(steps=110, warmup=10, lr=1.0, min_lr=0.1)
-    assert learning_rate(schedule, 0) == 0
-    assert learning_rate(schedule, 5) == pytest.approx(0.5)
-    assert learning_rate(schedule, 10) == pytest.approx(1.0)
-    assert learning_rate(schedule, 60) == pytest.approx(0.55)
-    assert learning_rate(schedule, 110) == pytest.approx(0.1)
 
 
 def test_only_a_logged_step_reads_a_value_from_the_device(ablations, tmp_path, monkeypatch):

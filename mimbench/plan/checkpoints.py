@@ -1,0 +1,59 @@
+"""The rows that are checkpoints: their files are found and read, and their encoders known, before anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mimbench.config.schema import EncoderConfig, Grid, Row
+from mimbench.errors import UserError
+
+
+def with_their_encoders(grid: Grid) -> Grid:
+    """The grid, each checkpoint's encoder completed from its tensors. A wrong file is refused here."""
+    rows = [row if row.recipe.weights is None else _with_its_encoder(row, grid) for row in grid.rows]
+    return replace(grid, rows=tuple(rows))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint is from."""
+
+    path: Path
+    name: str  # as the grid has it
+    license: str | None
+
+
+def origin_of(weights: str) -> Origin:
+    """With timm, for plans with such a row only."""
+    from mimbench.models.released import locate
+
+    path, described = locate(weights)
+    return Origin(path, weights, described.license)
+
+
+def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> tuple[EncoderConfig, dict[str, Any]]:
+    """The encoder, by what the row states and the rest from tensors and config, and what loading it did."""
+    from mimbench.models.encoder import make_encoder
+    from mimbench.models.foreign import load_into, read_checkpoint
+    from mimbench.models.released import locate
+
+    try:
+        path, described = locate(weights)
+        checkpoint = read_checkpoint(path)
+        encoder = checkpoint.encoder_config(described, stated)
+        encoder.check(f"{path}: encoder")
+        if size % encoder.patch:
+            raise UserError(f"its patches of {encoder.patch} pixels do not divide the image size {size} (data.size).")
+        return encoder, load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+
+
+def _with_its_encoder(row: Row, grid: Grid) -> Row:
+    recipe = row.recipe
+    assert recipe.weights is not None
+    place = f"{grid.config}: row '{row.name}': pretrain.weights"
+    encoder, _ = examine(recipe.weights, recipe.stated, recipe.data.size, place)
+    return replace(row, recipe=replace(recipe, encoder=encoder))

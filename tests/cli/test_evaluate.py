@@ -1,0 +1,95 @@
+"""`mimbench evaluate WEIGHTS`: anybody's checkpoint under the protocols, beside its architecture from random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+from mimbench.cli.commands import main
+from mimbench.config.grid import load_grid
+from mimbench.plan.graph import make_plan
+
+
+@pytest.fixture
+def weights(tmp_path):
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1, num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    return str(tmp_path / "theirs.pth")
+
+
+def test_the_grid_has_the_checkpoint_and_its_architecture_and_says_what_was_loaded(weights, tmp_path, capsys):
+    results = tmp_path / "results"
+    words = ["evaluate", weights, "--scale", "smoke", "--protocols", "knn", "--results", str(results), "--dry-run"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "2 rows x 3 seeds" in out
+    assert "18 tensors loaded" in err
+    assert "patch 8, dim 64, depth 1, heads 1" in err
+    plan = make_plan(load_grid(str(results / "evaluate" / "evaluate-theirs.yaml")))
+    assert [column.name for column in plan.columns] == ["knn"]
+    random, checkpoint = (plan.rows[name][0] for name in ("random", "checkpoint"))
+    assert set(checkpoint) - set(random) == {"checkpoint"}
+    encoder = plan.runs[checkpoint["knn"]].spec["encoder"]
+    assert plan.runs[random["knn"]].spec["encoder"] == encoder
+    assert not list((results / "runs").glob("*"))  # a plan computes nothing
+
+
+def test_other_images_are_used_as_far_as_there_are_any(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MIMBENCH_DATA", str(tmp_path / "data"))
+    for split, count in (("train", 40), ("val", 7)):
+        for kind in "ab":
+            folder = tmp_path / "data" / "photos" / split / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(np.full((32, 32, 3), index, np.uint8)).save(folder / f"{index}.png")
+    results = tmp_path / "results"
+    words = ["evaluate", weights, "--data", "photos", "--scale", "smoke", "--results", str(results), "--dry-run"]
+    assert main(words) == 0
+    scale = yaml.safe_load((results / "evaluate" / "smoke-photos.yaml").read_text())
+    assert scale["data"] == {"name": "photos"}
+    assert scale["evaluation"] == {"data": {"name": "photos"}, "labeled": 76, "val": 4, "test": 14}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            ["nowhere.pth"],
+            "no file nowhere.pth; allowed: a file, a folder with model.safetensors, timm:NAME or hf:NAME.",
+        ),
+        (
+            ["timm:vit_base_patch16_2240"],
+            "timm has no pretrained model of this name. Did you mean 'vit_base_patch16_22",
+        ),
+        (["timm:resnet18"], "timm:resnet18 is a ResNet; timm's VisionTransformer and Beit are supported."),
+        (["timm:eva02_tiny_patch14_224.mim_in22k"], "is a Eva; timm's VisionTransformer and Beit are supported."),
+    ],
+)
+def test_what_is_no_checkpoint_of_a_vit_is_refused(more, sentence, tmp_path, capsys):
+    assert main(["evaluate", *more, "--scale", "smoke", "--results", str(tmp_path), "--dry-run"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["timm:vit_small_patch16_dinov3_nothing", "hf:somebody/something"])
+def test_without_a_network_a_name_says_what_to_do_instead(name, tmp_path, capsys, monkeypatch):
+    import huggingface_hub
+    import timm
+
+    def offline(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    if name.startswith("timm"):
+        known = timm.get_pretrained_cfg("vit_tiny_patch16_224")
+        monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: known)
+        monkeypatch.setattr(
+            timm, "create_model", lambda *_, **__: VisionTransformer(embed_dim=64, depth=1, num_heads=1)
+        )
+    assert main(["evaluate", name, "--scale", "smoke", "--results", str(tmp_path), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}: could not be downloaded (OSError: no route to host)." in said
+    assert "give its file or folder" in said
