@@ -109,29 +109,37 @@ def evaluate_checkpoint(options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
-    return _print_plan(_plan(options), Store(options.results))
+    throughput = options.throughput and options.throughput * 1e12
+    plan = _plan(options, on_gpus=throughput is not None)
+    return _print_plan(plan, Store(options.results), throughput)
 
 
-def _print_plan(plan: Plan, store: Store) -> int:
+def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> int:
+    """`throughput`: FLOPs a second of the accelerator that will do the work; None: processes on this machine."""
     from mimbench.launch.local import process_count
     from mimbench.plan.estimate import disk_bytes, estimate
-    from mimbench.report.format import count
+    from mimbench.report.format import count, duration
 
-    rows, grid = estimate(plan, store), plan.grid
+    rows, grid = estimate(plan, store, throughput), plan.grid
     print(
         f"{grid.name} at scale {grid.scale}: {count(len(grid.chosen), 'row')} x {count(len(grid.seeds), 'seed')}; "
         f"precision auto = {plan.precision}"
     )
-    print(f"{'kind':20}{'runs':>6}{'shared':>8}{'done':>6}{'process minutes left':>23}")
+    print(f"{'kind':20}{'runs':>6}{'shared':>8}{'done':>6}{'TFLOPs left':>14}{'time left':>12}")
     for row in rows:
-        left = f"{row.seconds / 60:.1f} ({'measured' if row.measured else 'estimated'})" if row.runs > row.done else "-"
-        print(f"{row.kind:20}{row.runs:>6}{row.shared:>8}{row.done:>6}{left:>23}")
-    total, processes = sum(row.seconds for row in rows), process_count(None)
+        source = "measured" if row.measured else "estimated"
+        left = (
+            f"{row.flops / 1e12:>14,.1f}{duration(row.seconds):>12} ({source})" if row.runs > row.done else f"{'-':>14}"
+        )
+        print(f"{row.kind:20}{row.runs:>6}{row.shared:>8}{row.done:>6}{left}")
+    seconds, flops = sum(row.seconds for row in rows), sum(row.flops for row in rows)
     shared, done = sum(row.shared for row in rows), sum(row.done for row in rows)
-    print(f"{'all':20}{len(plan.runs):>6}{shared:>8}{done:>6}{total / 60:>12.1f}")
-    print(
-        f"about {total / processes / 60:.0f} min with {processes} at a time; about {disk_bytes(plan) / 1e6:.0f} MB of weights"
-    )
+    print(f"{'all':20}{len(plan.runs):>6}{shared:>8}{done:>6}{flops / 1e12:>14,.1f}{duration(seconds):>12}")
+    processes = process_count(None)
+    time = f"about {duration(seconds / processes)} with {processes} at a time"
+    if throughput is not None:
+        time = f"about {seconds / 3600:,.3g} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
+    print(f"{time}; about {disk_bytes(plan) / 1e6:,.0f} MB of weights")
     return EXIT_OK
 
 

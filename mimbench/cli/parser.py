@@ -43,7 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     _runtime_options(evaluate, on="local")
     evaluate.add_argument("--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit")
 
-    _grid_options(command("plan", "show_plan", "runs of a grid by kind: shared, done, time and disk"))
+    plan = command("plan", "show_plan", "runs of a grid by kind: shared, done, FLOPs, time and disk")
+    _grid_options(plan)
+    plan.add_argument(
+        "--throughput", type=_at_least(0.001, float), metavar="TFLOPS",
+        help="price it in hours of a GPU that sustains so many TFLOPs a second",
+    )  # fmt: skip
 
     report = command("report", "write_reports", "write the report of a grid from its records")
     report.add_argument("--scale", help="default: all")
@@ -87,7 +92,7 @@ def _results_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default="results", metavar="DIR", help="results folder (default: ./results)")
 
 
-def _at_least(least: int, kind: type[int | float] = int) -> Callable[[str], int | float]:
+def _at_least(least: float, kind: type[int | float] = int) -> Callable[[str], int | float]:
     def number(text: str) -> int | float:
         value = kind(text)
         if value < least:

@@ -1,4 +1,4 @@
-"""The time that is left to compute, and the disk that weights take."""
+"""What is left to compute, the time it takes, and the disk that weights take."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Estimate:
     runs: int
     shared: int
     done: int
-    seconds: float  # of one process, for the runs that are left
-    measured: bool  # from recorded costs, not from the formula
+    flops: float  # of the runs that are left, a rough figure
+    seconds: float  # of one process, or accelerator, for them
+    measured: bool  # from recorded costs, not from FLOPs
 
 
-def estimate(plan: Plan, store: Store) -> list[Estimate]:
-    """By kind of run, with the time that one process needs for what is left."""
+def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[Estimate]:
+    """By kind of run, with the time that one process needs for what is left, or an accelerator of this many FLOPs a second."""
     by_kind: dict[str, list[Planned]] = {}
     for run in plan.runs.values():
         by_kind.setdefault(run.kind, []).append(run)
@@ -34,13 +35,14 @@ def estimate(plan: Plan, store: Store) -> list[Estimate]:
         finished = {run.name: store.run(run.name).done() for run in runs}
         done, left = ([run for run in runs if finished[run.name] is state] for state in (True, False))
         costs = [store.run(run.name).cost() for run in done[:SAMPLE]]
-        recorded = [cost["seconds"] for cost in costs if cost]
+        recorded = [cost["seconds"] for cost in costs if cost] if throughput is None else []
+        flops = sum(KINDS[kind].flops(run.spec) for run in left)
         if recorded:
             seconds = len(left) * sum(recorded) / len(recorded)
         else:
-            seconds = sum(KINDS[kind].flops(run.spec) for run in left) / FLOPS_PER_SECOND
+            seconds = flops / (throughput or FLOPS_PER_SECOND)
         shared = sum(plan.uses[run.name] > 1 for run in runs)
-        rows.append(Estimate(kind, len(runs), shared, len(done), seconds, bool(recorded)))
+        rows.append(Estimate(kind, len(runs), shared, len(done), flops, seconds, bool(recorded)))
     return rows
 
 

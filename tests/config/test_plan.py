@@ -175,6 +175,8 @@ def test_an_estimate_counts_what_is_done_and_uses_recorded_costs(ablations, stor
     first = {row.kind: row for row in estimate(plan, store)}
     assert first["tokenizer"].shared == 1
     assert not first["knn"].measured
+    priced = {row.kind: row for row in estimate(plan, store, throughput=1e12)}["pretrain"]
+    assert priced.seconds == pytest.approx(first["pretrain"].flops / 1e12)
     prepare(plan, store)
     store.run(plan.rows["beit"][0]["knn"]).finish({}, {"seconds": 7.0})
     knn = {row.kind: row for row in estimate(plan, store)}["knn"]
