@@ -38,6 +38,7 @@ class EncoderConfig(Checked):
     masking: Literal["token", "drop", "none"] = "token"  # none: no view is masked
     drop_path: Fraction = 0.0
     attention: Literal["full", "causal"] = field(default="full", metadata={"neutral": "full"})
+    init: Literal["xavier", "beit"] = field(default="xavier", metadata={"neutral": "xavier"})
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:
@@ -73,9 +74,13 @@ class DataConfig(Checked):
             raise UserError(f"{place}.shift: must be less than size ({self.size} pixels), not {self.shift}.")
 
 
+Exempt = tuple[Literal["vectors", "pos_embed", "cls_token", "mask_token", "relative_position_bias_table"], ...]
+NO_DECAY: Exempt = ("vectors", "pos_embed", "cls_token", "mask_token")
+
+
 @dataclass(frozen=True)
 class ScheduleConfig(Checked):
-    """AdamW with linear warm-up and cosine decay, the same for every row of a grid."""
+    """AdamW with linear warm-up and a decay, the same for every row of a grid."""
 
     steps: Count = 1000
     batch: Count = 64
@@ -87,12 +92,17 @@ class ScheduleConfig(Checked):
     clip: Positive | None = 3.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     weight_decay_end: NotNegative | None = field(default=None, metadata={"neutral": None})  # reached by half a cosine
+    decay: Literal["cosine", "linear", "step"] = field(default="cosine", metadata={"neutral": "cosine"})
+    drops: tuple[Fraction, ...] = field(default=(), metadata={"neutral": ()})  # shares of the steps: then a tenth of lr
+    no_decay: Exempt = field(default=NO_DECAY, metadata={"neutral": NO_DECAY})  # vectors: biases, norms, LayerScale
 
     def check(self, place: str) -> None:
         if self.warmup > self.steps:
             raise UserError(f"{place}.warmup: must be at most steps ({self.steps}), not {self.warmup}.")
         if self.min_lr > self.lr:
             raise UserError(f"{place}.min_lr: must be at most lr ({self.lr}), not {self.min_lr}.")
+        if (self.decay == "step") != bool(self.drops):
+            raise UserError(f"{place}.drops: decay 'step' needs at least one share of the steps, other decays none.")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Source
         # positions are not interpolated: the encoder is evaluated at the size of its pre-training
         if column.settings.get("crop") not in (None, size):
             raise UserError(f"{setting}.crop: must be {size}, the size of the pre-training images, or null.")
+        if (column.settings.get("mixup") or column.settings.get("cutmix")) and column.settings["batch"] % 2:
+            raise UserError(f"{setting}.batch: must be even for mixup and cutmix, which mix pairs, not "
+                            f"{column.settings['batch']}.")  # fmt: skip
         if "neighbors" in grid.settings.get(column.name, {}):  # the defaults are meant for sets of all sizes
             most = max(column.settings["neighbors"])
             available, what = column.settings.get("bank"), "the patches of its bank"
@@ -87,7 +90,7 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
             raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
         theirs, ours = architecture(other.recipe.encoder), architecture(row.recipe.encoder)
         differing = [f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in {**ours, **theirs}
-                     if theirs.get(key) != ours.get(key)]  # fmt: skip
+                     if theirs.get(key) != ours.get(key) and key != "init"]  # fmt: skip
         if role == "start" and differing:
             raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(differing)}); both need the same.")
         if other.recipe.data.size != row.recipe.data.size or other.recipe.encoder.patch != row.recipe.encoder.patch:

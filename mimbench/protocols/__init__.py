@@ -7,6 +7,7 @@ version and settings: where it differs, two numbers may not stand in one column.
 from __future__ import annotations
 
 import importlib.resources
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,10 @@ from mimbench.store.files import fingerprint
 
 DISTINCT = Range(  # each trains in a folder named by six digits
     "different in their first six digits", lambda rates: len({f"{rate:g}" for rate in rates}) == len(rates)
+)
+RAND_AUGMENT = Range(
+    "timm's words for RandAugment, such as rand-m9-mstd0.5-inc1",
+    lambda words: bool(re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*", words)),
 )
 RESCALES = ([4, 2, 1, 0.5], [2, 1, 0.5, 0.25])  # what mmsegmentation's neck takes, in this order
 SETTINGS: dict[str, Any] = {  # what a setting may be
@@ -35,6 +40,14 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "drop_path": Fraction,
     "label_smoothing": Fraction,
     "clip": Positive | None,
+    "mixup": NotNegative,
+    "cutmix": NotNegative,
+    "rand_augment": Annotated[str, RAND_AUGMENT] | None,
+    "erasing": Share,
+    "repeats": Count,
+    "ema": Fraction | None,
+    "head_std": Positive,
+    "curve": bool,
     "precision": Literal["auto", "fp32", "bf16"],
     "neighbors": Annotated[list[Count], FILLED],
     "bank": Count,
@@ -58,12 +71,20 @@ class ProtocolSpec:
     unit: str
     summary: str
     settings: dict[str, Any]
+    neutral: dict[str, Any] = field(default_factory=dict)  # settings added later: as before at these values
     rests_on: dict[str, str] = field(default_factory=dict)  # fingerprints of the protocols whose choice it takes over
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The settings that enter fingerprints and names of runs: without those at their neutral value."""
+        return {
+            key: value for key, value in self.settings.items() if key not in self.neutral or value != self.neutral[key]
+        }
 
     @property
     def fingerprint(self) -> str:
         rests_on = {"rests_on": self.rests_on} if self.rests_on else {}
-        return fingerprint({"name": self.name, "version": self.version, "settings": self.settings, **rests_on})
+        return fingerprint({"name": self.name, "version": self.version, "settings": self.named, **rests_on})
 
 
 def read(name: str) -> dict[str, Any]:
@@ -78,13 +99,18 @@ def load(
     raw = read(name)
     scales = raw.pop("scales")
     check_known(f"{place}: protocol '{name}'", "scale", scale, scales)
-    settings = {**raw.pop("settings"), **scales[scale]}
+    settings = {**raw.get("neutral", {}), **raw.pop("settings"), **scales[scale]}
     for key, value in (overrides or {}).items():
         check_known("--set", f"setting of protocol '{name}'", key, settings)
         settings[key] = checked(name, key, value, f"--set protocols.{name}.{key}")
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)
+
+
+def completed(name: str, named: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's spec, with those that it leaves out."""
+    return {**read(name).get("neutral", {}), **named}
 
 
 def checked(name: str, key: str, value: Any, place: str) -> Any:
