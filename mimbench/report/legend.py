@@ -38,8 +38,8 @@ def _regularizers_off(grid: Grid) -> list[str]:
     """One sentence on the columns that train a whole network."""
     found = []
     for column in grid.columns:
-        specs = (record.spec for record in grid.records.values() if record.kind == column.protocol)
-        settings = next((spec["protocol"]["settings"] for spec in specs if spec is not None), None)
+        results = (record.result for record in grid.records.values() if record.kind == column.protocol)
+        settings = next((result["protocol"]["settings"] for result in results if result is not None), None)
         known = {} if settings is None else completed(column.protocol, settings)
         off = [name for key, name in REGULARIZERS.items() if key in known and not known[key]]
         if off:
