@@ -100,6 +100,10 @@ KINDS: dict[str, Kind] = {
         Kind("knn", None, "mimbench.evals.knn:evaluate", _little, lambda spec: None, builds_on=("features",), ranks="one"),
         Kind("attentive_probe", None, "mimbench.evals.attentive_probe:evaluate", _attentive_flops, _batch,
              builds_on=("encoder",)),
+        Kind("linear_probe_beit", None, "mimbench.evals.linear_probe_beit:evaluate", _attentive_flops, _batch,
+             builds_on=("encoder",)),
+        Kind("linear_probe_mae", None, "mimbench.evals.linear_probe_mae:evaluate", _attentive_flops, _batch,
+             builds_on=("encoder",), ranks="gpu"),
         # takes the pooling that the linear probe chose
         Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch, _swept_floats,
              builds_on=("encoder", "linear_probe")),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 
-from mimbench.config.schema import ScheduleConfig
+from mimbench.config.schema import NO_DECAY, ScheduleConfig
 from mimbench.data.loading import training_stream
 from mimbench.errors import Diverged
 from mimbench.evals.by_epoch import ByEpoch
@@ -19,6 +19,7 @@ from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
 from mimbench.store.files import read_json, write_json
 
+ADAMW_BETAS = (0.9, 0.999)
 Model = TypeVar("Model", bound=Objective)
 
 
@@ -76,11 +77,12 @@ def _watch(
 
 
 def schedule_at(settings: dict[str, Any], rate: float, size: int) -> ScheduleConfig:
-    steps = max(1, settings["epochs"] * size // settings["batch"])
+    steps = settings.get("steps") or max(1, settings["epochs"] * size // settings["batch"])
     return ScheduleConfig(
         steps=steps, batch=settings["batch"], lr=rate, min_lr=rate * settings["min_lr_ratio"],
-        warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings["betas"]),
-        clip=settings.get("clip"), precision=settings["precision"],
+        warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings.get("betas", ADAMW_BETAS)),
+        clip=settings.get("clip"), precision=settings["precision"], decay=settings.get("decay", "cosine"),
+        no_decay=tuple(settings.get("no_decay", NO_DECAY)),
     )  # fmt: skip
 
 

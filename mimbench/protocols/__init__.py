@@ -15,6 +15,7 @@ import yaml
 
 from mimbench.config.coerce import coerce
 from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
+from mimbench.config.schema import Exempt
 from mimbench.errors import check_known
 from mimbench.kinds import PROTOCOLS
 from mimbench.store.files import fingerprint
@@ -40,6 +41,11 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "drop_path": Fraction,
     "label_smoothing": Fraction,
     "clip": Positive | None,
+    "no_decay": Exempt,
+    "area": tuple[PositiveShare, PositiveShare],
+    "pooling": Literal["class_token", "mean"],
+    "momentum": Fraction,
+    "trust": Positive,
     "mixup": NotNegative,
     "cutmix": NotNegative,
     "rand_augment": Annotated[str, RAND_AUGMENT] | None,
