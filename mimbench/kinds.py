@@ -27,7 +27,10 @@ def _extraction_flops(spec: Spec) -> float:
 def _sweep_flops(spec: Spec, per_image: float = 1.0) -> float:
     """One training per learning rate, a forward and a backward pass per image; then the held-out and test images."""
     settings = spec["protocol"]["settings"]
-    trained = 3 * len(settings["learning_rates"]) * settings["epochs"] * (spec["counts"]["labeled"] or 1000)
+    epochs = settings["epochs"] * (spec["counts"]["labeled"] or 1000)
+    trained = (
+        3 * len(settings["learning_rates"]) * (settings["steps"] * settings["batch"] if "steps" in settings else epochs)
+    )
     return _extraction_flops(spec) + per_image * trained * forward_flops(spec["encoder"], spec["data"]["size"])
 
 

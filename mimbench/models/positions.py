@@ -1,7 +1,9 @@
-"""Fixed position embeddings."""
+"""Fixed position embeddings; positions brought to another grid."""
 
 import torch
 from torch import Tensor
+
+from mimbench.parts import PatchGrid
 
 
 def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
@@ -19,3 +21,19 @@ def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
     if cls:
         embedding = torch.cat([embedding.new_zeros(1, dim), embedding])
     return embedding.float()
+
+
+def on_grid(state: dict[str, Tensor], own: dict[str, Tensor], grid: PatchGrid) -> dict[str, Tensor]:
+    """An encoder's weights for another number of patches: positions interpolated as timm does. `own`: of the wanted shapes."""
+    from timm.layers.pos_embed import resample_abs_pos_embed  # not above: a plan names parts, and timm takes seconds
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+
+    found, side = dict(state), [grid.rows, grid.columns]
+    for key, value in state.items():
+        if key not in own or value.shape == own[key].shape:
+            continue
+        if key.endswith("pos_embed"):
+            found[key] = resample_abs_pos_embed(value, side, num_prefix_tokens=1)
+        if key.endswith("relative_position_bias_table"):
+            found[key] = resize_rel_pos_bias_table(value, (grid.rows, grid.columns), tuple(own[key].shape))
+    return found

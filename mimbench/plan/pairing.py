@@ -16,12 +16,8 @@ from mimbench.protocols import ProtocolSpec
 def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """The protocols' settings against the data of the evaluation."""
     evaluation = grid.evaluation
-    size = evaluation.data.size
     for column in columns:
         setting = f"--set protocols.{column.name}"
-        # positions are not interpolated: the encoder is evaluated at the size of its pre-training
-        if column.settings.get("crop") not in (None, size):
-            raise UserError(f"{setting}.crop: must be {size}, the size of the pre-training images, or null.")
         if (column.settings.get("mixup") or column.settings.get("cutmix")) and column.settings["batch"] % 2:
             raise UserError(f"{setting}.batch: must be even for mixup and cutmix, which mix pairs, not "
                             f"{column.settings['batch']}.")  # fmt: skip
@@ -38,10 +34,9 @@ def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Source
 def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """A row's parts against one another, its data and the protocols."""
     recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
-    size = grid.evaluation.data.size
-    if recipe.data.size != size:
-        raise UserError(f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {size} px.")
-    side = recipe.data.size // recipe.encoder.patch
+    size, patch = grid.evaluation.data.size, recipe.encoder.patch
+    if size % patch:
+        raise UserError(f"{place}: encoder.patch: {patch} does not divide evaluation.data.size, {size}.")
     if recipe.pretrain:
         ancestors(row, grid)
         _check_images(recipe, sources, place)
@@ -49,10 +44,16 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
     if recipe.weights is not None:
         _check_checkpoint(Path(recipe.weights), recipe, f"{place}: pretrain.weights")
     for column in columns:
-        smallest = min(column.settings.get("rescales", [1]))  # of a feature pyramid's maps
-        if side * smallest < 1:
+        side = column.settings.get("crop") or size
+        if side % patch:
             raise UserError(
-                f"{place}: encoder.patch: {recipe.encoder.patch} pixels give a grid of {side} x {side}, and protocol "
+                f"{place}: encoder.patch: {patch} does not divide the crop of protocol '{column.name}', {side}."
+            )
+        pyramid = column.settings.get("head") == "upernet"
+        smallest = min(column.settings["rescales"]) if pyramid else 1  # of its maps
+        if side // patch * smallest < 1:
+            raise UserError(
+                f"{place}: encoder.patch: {patch} pixels give a grid of {side // patch} x {side // patch}, and protocol "
                 f"'{column.name}' needs at least {round(1 / smallest)} x {round(1 / smallest)}."
             )
 

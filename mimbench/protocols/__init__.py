@@ -61,6 +61,11 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "crop": Count | None,  # None: the size of the data
     "resize": tuple[Count, Count] | None,
     "photometric": bool,
+    "head": Literal["upernet", "setr_pup"],
+    "decay": Literal["cosine", "linear"],
+    "steps": Count | None,
+    "test_ratios": Annotated[list[Positive], FILLED],
+    "test_flip": bool,
     "first_class_weight": NotNegative,
     "rescales": Annotated[list[int | float], Range(" or ".join(map(str, RESCALES)), lambda maps: maps in RESCALES)],
     "channels": Count,
