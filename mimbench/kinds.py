@@ -27,7 +27,10 @@ def _extraction_flops(spec: Spec) -> float:
 def _sweep_flops(spec: Spec, per_image: float = 1.0) -> float:
     """One training per learning rate, a forward and a backward pass per image; then the held-out and test images."""
     settings = spec["protocol"]["settings"]
-    trained = 3 * len(settings["learning_rates"]) * settings["epochs"] * (spec["counts"]["labeled"] or 1000)
+    epochs = settings["epochs"] * (spec["counts"]["labeled"] or 1000)
+    trained = (
+        3 * len(settings["learning_rates"]) * (settings["steps"] * settings["batch"] if "steps" in settings else epochs)
+    )
     return _extraction_flops(spec) + per_image * trained * forward_flops(spec["encoder"], spec["data"]["size"])
 
 
@@ -100,6 +103,10 @@ KINDS: dict[str, Kind] = {
         Kind("knn", None, "mimbench.evals.knn:evaluate", _little, lambda spec: None, builds_on=("features",), ranks="one"),
         Kind("attentive_probe", None, "mimbench.evals.attentive_probe:evaluate", _attentive_flops, _batch,
              builds_on=("encoder",)),
+        Kind("linear_probe_beit", None, "mimbench.evals.linear_probe_beit:evaluate", _attentive_flops, _batch,
+             builds_on=("encoder",)),
+        Kind("linear_probe_mae", None, "mimbench.evals.linear_probe_mae:evaluate", _attentive_flops, _batch,
+             builds_on=("encoder",), ranks="gpu"),
         # takes the pooling that the linear probe chose
         Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch, _swept_floats,
              builds_on=("encoder", "linear_probe")),

@@ -43,6 +43,7 @@ class EncoderConfig(Checked):
     registers: Whole = field(default=0, metadata={"neutral": 0})  # tokens beside the class token that nobody reads
     norm_eps: Positive = field(default=1e-6, metadata={"neutral": 1e-6})  # of every LayerNorm
     normalization: Literal["imagenet", "half", "clip"] = field(default="imagenet", metadata={"neutral": "imagenet"})
+    init: Literal["xavier", "beit"] = field(default="xavier", metadata={"neutral": "xavier"})
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:
@@ -82,9 +83,15 @@ class DataConfig(Checked):
             raise UserError(f"{place}.shift: must be less than size ({self.size} pixels), not {self.shift}.")
 
 
+Exempt = tuple[
+    Literal["vectors", "pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table"], ...
+]
+NO_DECAY: Exempt = ("vectors", "pos_embed", "cls_token", "mask_token", "reg_token")
+
+
 @dataclass(frozen=True)
 class ScheduleConfig(Checked):
-    """AdamW with linear warm-up and cosine decay, the same for every row of a grid."""
+    """AdamW with linear warm-up and a decay, the same for every row of a grid."""
 
     steps: Count = 1000
     batch: Count = 64
@@ -96,12 +103,17 @@ class ScheduleConfig(Checked):
     clip: Positive | None = 3.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     weight_decay_end: NotNegative | None = field(default=None, metadata={"neutral": None})  # reached by half a cosine
+    decay: Literal["cosine", "linear", "step"] = field(default="cosine", metadata={"neutral": "cosine"})
+    drops: tuple[Fraction, ...] = field(default=(), metadata={"neutral": ()})  # shares of the steps: then a tenth of lr
+    no_decay: Exempt = field(default=NO_DECAY, metadata={"neutral": NO_DECAY})  # vectors: biases, norms, LayerScale
 
     def check(self, place: str) -> None:
         if self.warmup > self.steps:
             raise UserError(f"{place}.warmup: must be at most steps ({self.steps}), not {self.warmup}.")
         if self.min_lr > self.lr:
             raise UserError(f"{place}.min_lr: must be at most lr ({self.lr}), not {self.min_lr}.")
+        if (self.decay == "step") != bool(self.drops):
+            raise UserError(f"{place}.drops: decay 'step' needs at least one share of the steps, other decays none.")
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,20 @@ class Keyed(Dataset[Any]):
 
 
 def training_stream(
-    dataset: Dataset[Any], size: int, schedule: ScheduleConfig, seed: int, runtime: Runtime
+    dataset: Dataset[Any], size: int, schedule: ScheduleConfig, seed: int, runtime: Runtime, *, repeats: int = 1
 ) -> Callable[[int], Iterator[Any]]:
     """start -> this rank's batches from that step on, whatever the number of loader workers."""
 
     def start_at(step: int) -> Iterator[Any]:
         sampler = BatchSampler(
-            size, schedule.batch, schedule.steps, seed, start=step, rank=runtime.rank, world=runtime.world
+            size,
+            schedule.batch,
+            schedule.steps,
+            seed,
+            start=step,
+            rank=runtime.rank,
+            world=runtime.world,
+            repeats=repeats,
         )
         loader = DataLoader(
             dataset, batch_sampler=sampler, collate_fn=_unchanged, num_workers=runtime.workers,

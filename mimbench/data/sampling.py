@@ -41,16 +41,18 @@ def _mix(x: np.ndarray) -> np.ndarray:
 class BatchSampler:
     """The (epoch, index) keys of a training run: one shuffled epoch after another, split into steps and ranks.
 
-    Yields this rank's keys for each step from `start` on. A batch may span two epochs: none is short.
+    Yields this rank's keys for each step from `start` on. A batch may span two epochs: none is short. With `repeats`, each
+    image comes that often in a row, under epochs of its own, and an epoch shows as many fewer images.
     """
 
     def __init__(
-        self, size: int, batch: int, steps: int, seed: int, *, start: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
+        self, size: int, batch: int, steps: int, seed: int, *,
+        start: int = 0, rank: int = 0, world: int = 1, repeats: int = 1,
+    ) -> None:  # fmt: skip
         if batch % world:
             raise ValueError(f"a batch of {batch} cannot be split evenly over {world} ranks")
         self.size, self.batch, self.steps, self.seed = size, batch, steps, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.repeats = start, rank, world, repeats
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -64,4 +66,5 @@ class BatchSampler:
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng(derive(self.seed, "order", epoch)).permutation(self.size)
-        return epoch, int(self._order[offset])
+        image, copy = divmod(offset, self.repeats)
+        return epoch * self.repeats + copy, int(self._order[image])

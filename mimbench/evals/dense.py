@@ -23,7 +23,8 @@ from mimbench.data.sources import source
 from mimbench.errors import RunFailed
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.features import offered_blocks, standardization
-from mimbench.evals.segmentation import measure, pipeline, preprocessor, sliding_window
+from mimbench.evals.segmentation import measure, pipeline
+from mimbench.evals.segmentation_heads import preprocessor, sliding_window
 from mimbench.models.encoder import Encoder
 from mimbench.runtime import Runtime
 
@@ -43,6 +44,7 @@ class Dense:
         self.settings, self.runtime = settings, runtime
         self.size = settings["crop"] or under_test.data.size
         self.images = source(under_test.segmentation_data)
+        self.fixed_size = self.images.fixed_size and self.size == under_test.data.size
         self.root = self.images.segmentation_root(under_test.data, under_test.counts, under_test.cache)
         self.counts, self.seed = under_test.counts, derive(under_test.seed, "dense")
         self.encoder = under_test.encoder(size=settings["crop"]).eval().to(runtime.device)
@@ -55,7 +57,7 @@ class Dense:
             patches.features.sub_(self.mean).div_(self.std)
 
     def _open(self, split: str, *, train: bool) -> Any:
-        transforms = pipeline(train, self.settings, self.size, fixed_size=self.images.fixed_size)
+        transforms = pipeline(train, self.settings, self.size, fixed_size=self.fixed_size)
         return open_split(self.root, split, transforms, self.counts[split])
 
     @torch.no_grad()

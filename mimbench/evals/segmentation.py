@@ -1,4 +1,4 @@
-"""Segmentation with mmsegmentation: its data sets, its UPerNet on four blocks of the encoder, its mIoU."""
+"""Segmentation with mmsegmentation: its data sets, its heads on four blocks of the encoder, its mIoU."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize
-from mmengine.config import ConfigDict
+from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize, TestTimeAug
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
 from mmseg.evaluation import IoUMetric
-from mmseg.models import CrossEntropyLoss, EncoderDecoder, FCNHead, Feature2Pyramid, SegDataPreProcessor, UPerHead
+from mmseg.models import EncoderDecoder, SegTTAModel
 from torch import Tensor, nn
 
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
 from mimbench.data.sources import source
-from mimbench.data.views import MEAN, STD
 from mimbench.evals.common import EncoderUnderTest
+from mimbench.evals.segmentation_heads import segmentor
 from mimbench.evals.sweep import sweep
 from mimbench.models.encoder import Encoder, tapped_blocks
 from mimbench.pretrain.fit import Objective
 from mimbench.runtime import Runtime
 
 BATCH = 50  # of the evaluation
+META = ("ori_shape", "img_shape", "pad_shape")  # what predictions are brought back to full resolution by
 
 
 class Backbone(nn.Module):
@@ -53,7 +53,7 @@ class Segmenter(Objective):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "segmentation head"))
-            self.model = _upernet(encoder.dim, classes, settings, size)
+            self.model = segmentor(encoder.dim, classes, settings, size)
             MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights logs every parameter
             self.model.init_weights()
         self.model.backbone = Backbone(encoder)
@@ -70,42 +70,11 @@ class Segmenter(Objective):
         return loss * micro["share"]
 
 
-# Types are classes, not names: mmengine looks names up in the scope that its last Runner left behind.
-
-
-def _upernet(dim: int, classes: int, settings: dict[str, Any], size: int) -> EncoderDecoder:
-    first = settings["first_class_weight"]
-    weights = {} if first == 1.0 else {"class_weight": [first] + [1.0] * (classes - 1)}
-    norm = {"type": "SyncBN" if torch.distributed.is_initialized() else "BN", "requires_grad": True}
-    head = {"num_classes": classes, "norm_cfg": norm, "align_corners": False, "dropout_ratio": 0.1}
-    return EncoderDecoder(
-        data_preprocessor={"type": SegDataPreProcessor, **preprocessor(size)},
-        backbone={"type": nn.Identity},  # until the encoder replaces it
-        neck={"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": norm},
-        decode_head={"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
-                     "channels": settings["channels"], **head,
-                     "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 1.0, **weights}},
-        auxiliary_head={"type": FCNHead, "in_channels": dim, "in_index": 2, "num_convs": 1, "concat_input": False,
-                        "channels": settings["auxiliary_channels"], **head,
-                        "loss_decode": {"type": CrossEntropyLoss, "use_sigmoid": False, "loss_weight": 0.4, **weights}},
-        test_cfg=ConfigDict(**sliding_window(size)),
-    )  # fmt: skip
-
-
-def preprocessor(size: int) -> dict[str, Any]:
-    return {"mean": [255 * v for v in MEAN], "std": [255 * v for v in STD], "bgr_to_rgb": True, "pad_val": 0,
-            "seg_pad_val": 255, "size": (size, size), "test_cfg": {"size": (size, size)}}  # fmt: skip
-
-
-def sliding_window(size: int) -> dict[str, Any]:
-    return {"mode": "slide", "crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}
-
-
 def pipeline(train: bool, settings: dict[str, Any], size: int, *, fixed_size: bool) -> list[dict[str, Any]]:
     """`fixed_size`: all images have the size of the crops."""
     load: list[dict[str, Any]] = [{"type": LoadImageFromFile}]
     masks: list[dict[str, Any]] = [{"type": LoadAnnotations, "reduce_zero_label": True}]
-    pack: list[dict[str, Any]] = [{"type": PackSegInputs, "meta_keys": ("ori_shape", "img_shape", "pad_shape")}]
+    pack: list[dict[str, Any]] = [{"type": PackSegInputs, "meta_keys": META}]
     resize: dict[str, Any] = {"scale": tuple(settings["resize"] or ()), "keep_ratio": True}
     if not train:
         return [*load, *([{"type": Resize, **resize}] if settings["resize"] else []), *masks, *pack]
@@ -120,15 +89,30 @@ def pipeline(train: bool, settings: dict[str, Any], size: int, *, fixed_size: bo
     return [*load, *masks, *augment, *pack]
 
 
+def multi_scale_pipeline(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each image at every one of `test_ratios`, with `test_flip` mirrored too, as mmsegmentation's augmented test has it."""
+    scale = settings["resize"]
+    resizes = [
+        {"type": Resize, "keep_ratio": True,
+         **({"scale": tuple(round(ratio * side) for side in scale)} if scale else {"scale_factor": ratio})}
+        for ratio in settings["test_ratios"]
+    ]  # fmt: skip
+    flips = [{"type": RandomFlip, "prob": float(flip)} for flip in range(2 if settings["test_flip"] else 1)]
+    masks = [{"type": LoadAnnotations, "reduce_zero_label": True}]
+    pack = [{"type": PackSegInputs, "meta_keys": (*META, "img_path", "flip", "flip_direction")}]
+    return [{"type": LoadImageFromFile}, {"type": TestTimeAug, "transforms": [resizes, flips, masks, pack]}]
+
+
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
     images, size = source(under_test.segmentation_data), settings["crop"] or under_test.data.size
-    counts = under_test.counts
+    counts, fixed_size = under_test.counts, images.fixed_size and size == under_test.data.size
     root = images.segmentation_root(under_test.data, counts, under_test.cache)
+    transforms = {split: pipeline(split == "labeled", settings, size, fixed_size=fixed_size) for split in counts}
+    several = settings["test_ratios"] != [1.0] or settings["test_flip"]
+    if several:  # in the test alone: what is chosen on held-out images takes one scale
+        transforms["test"] = multi_scale_pipeline(settings)
     train, val, test = (
-        open_split(
-            root, split, pipeline(split == "labeled", settings, size, fixed_size=images.fixed_size), counts[split]
-        )
-        for split in ("labeled", "val", "test")
+        open_split(root, split, transforms[split], counts[split]) for split in ("labeled", "val", "test")
     )
     classes = len(train.metainfo["classes"])
     seed, bf16 = derive(under_test.seed, "segmentation"), settings["precision"] == "bf16"
@@ -136,7 +120,7 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
         under_test, settings, runtime, seed=seed, dataset=Seeded(train, seed), size=len(train),
         make_model=lambda encoder: Segmenter(encoder, classes, settings, under_test.seed, size),
         validate=lambda model: measure(model.model, val, runtime, bf16)["miou"],
-        test=lambda model: measure(model.model, test, runtime, bf16),
+        test=lambda model: measure(model.model, test, runtime, bf16, several=several),
     )  # fmt: skip
 
 
@@ -149,17 +133,22 @@ def _of_one_size(dataset: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 @torch.inference_mode()
-def measure(network: EncoderDecoder, dataset: Any, runtime: Runtime, bf16: bool) -> dict[str, Any]:
-    """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in percent."""
+def measure(
+    network: EncoderDecoder, dataset: Any, runtime: Runtime, bf16: bool, *, several: bool = False
+) -> dict[str, Any]:
+    """mIoU, mean accuracy and pixel accuracy by mmsegmentation's IoUMetric, in percent. `several`: views of each image."""
     network.eval()
     metric = IoUMetric(iou_metrics=["mIoU"])
     metric.dataset_meta = dataset.metainfo
-    for group in _of_one_size(dataset):
+    averaging = SegTTAModel(network) if several else None
+    for group in ([dataset[index]] for index in range(len(dataset))) if several else _of_one_size(dataset):
         runtime.raise_if_stopping()
         batch = pseudo_collate(group)
-        data = network.data_preprocessor(batch, False)
         with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
-            samples = network(**data, mode="predict")
+            if averaging is not None:
+                samples = averaging.test_step(batch)
+            else:
+                samples = network(**network.data_preprocessor(batch, False), mode="predict")
         metric.process(batch, [sample.to_dict() for sample in samples])
     intersect, union, _, _ = (sum(column).double().numpy() for column in zip(*metric.results, strict=True))
     summary = metric.compute_metrics(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 
-from mimbench.config.schema import ScheduleConfig
+from mimbench.config.schema import NO_DECAY, ScheduleConfig
 from mimbench.data.loading import training_stream
 from mimbench.errors import Diverged
+from mimbench.evals.by_epoch import ByEpoch
 from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, rate_flags
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
 from mimbench.store.files import read_json, write_json
 
+ADAMW_BETAS = (0.9, 0.999)
 Model = TypeVar("Model", bound=Objective)
 
 
@@ -32,9 +35,10 @@ def sweep(
         encoder = under_test.encoder(drop_path=settings["drop_path"], size=settings.get("crop"))
         model, scale = make_model(encoder), layer_decay(encoder, settings["layer_decay"])
         part = replace(runtime, progress=_part(runtime, index, len(rates)))
-        stream = training_stream(dataset, size, schedule, seed, part)
+        stream = training_stream(dataset, size, schedule, seed, part, repeats=settings.get("repeats", 1))
+        watch = _watch(model, validate, schedule, settings, folder, runtime) if settings.get("curve") else None
         try:
-            fit(model, stream, schedule, folder, seed, part, lr_scale=scale)
+            fit(model, stream, schedule, folder, seed, part, lr_scale=scale, watch=watch)
         except Diverged:
             by_lr[f"{rate:g}"] = {"val": WORST}
             continue
@@ -44,12 +48,12 @@ def sweep(
         if runtime.rank == 0:
             write_json(note, measured, once=True)
         if best is None or measured["val"] > best[0]:
-            best = (measured["val"], rate, model)
+            best = (measured["val"], rate, model, watch)
     check_any_converged(by_lr)
     assert best is not None
-    _, chosen, model = best
+    _, chosen, model, watch = best
     metrics = test(model)
-    detail = metrics.pop("detail", {})
+    detail = metrics.pop("detail", {}) | ({} if watch is None else {"by_epoch": watch.points()})
     return {
         "metrics": metrics,
         "values": {"chosen": {"lr": chosen}, "by_lr": by_lr, **detail},
@@ -58,12 +62,27 @@ def sweep(
     }
 
 
+def _watch(
+    model: Model, validate: Callable[[Model], float], schedule: ScheduleConfig, settings: dict[str, Any], folder: Path,
+    runtime: Runtime,
+) -> ByEpoch:  # fmt: skip
+
+    def measure() -> float:
+        try:
+            return validate(model)
+        finally:
+            model.train()
+
+    return ByEpoch(folder / "by_epoch.json", schedule.steps, settings["epochs"], measure, runtime)
+
+
 def schedule_at(settings: dict[str, Any], rate: float, size: int) -> ScheduleConfig:
-    steps = max(1, settings["epochs"] * size // settings["batch"])
+    steps = settings.get("steps") or max(1, settings["epochs"] * size // settings["batch"])
     return ScheduleConfig(
         steps=steps, batch=settings["batch"], lr=rate, min_lr=rate * settings["min_lr_ratio"],
-        warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings["betas"]),
-        clip=settings.get("clip"), precision=settings["precision"],
+        warmup=round(steps * settings["warmup"]), weight_decay=settings["weight_decay"], betas=tuple(settings.get("betas", ADAMW_BETAS)),
+        clip=settings.get("clip"), precision=settings["precision"], decay=settings.get("decay", "cosine"),
+        no_decay=tuple(settings.get("no_decay", NO_DECAY)),
     )  # fmt: skip
 
 

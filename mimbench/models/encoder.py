@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,19 +42,27 @@ class Encoder(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Xavier for weights, as in MAE (it suits small dimensions too); 0.02 for tokens and positions."""
+        """Xavier for weights, as in MAE (it suits small dimensions too), or as in BEiT; 0.02 for tokens and positions."""
+        as_beit = self.config.init == "beit"
+        limit = 0.02 if as_beit else 2.0  # BEiT cuts off at one deviation
+        normal = functools.partial(nn.init.trunc_normal_, std=0.02, a=-limit, b=limit)
         for module in self.body.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+                if as_beit:
+                    normal(module.weight)
+                else:
+                    nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if as_beit:
+            rescale_by_depth(self.body.blocks)
         for token in (self.body.cls_token, getattr(self.body, "reg_token", None)):
             if token is not None:
-                nn.init.trunc_normal_(token, std=0.02)
+                normal(token)
         if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
-            nn.init.trunc_normal_(self.body.pos_embed, std=0.02)
+            normal(self.body.pos_embed)
         if self.mask_token is not None:  # last: the other initial weights do not depend on it
-            nn.init.trunc_normal_(self.mask_token, std=0.02)
+            normal(self.mask_token)
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
         x = self.body.patch_embed(renormalized(images, self.config.normalization))  # (B, N, D)
@@ -135,6 +145,14 @@ class Encoder(nn.Module):
             return int(block.group(1)) + 1
         before = ("body.cls_token", "body.reg_token", "body.pos_embed", "body.patch_embed", "mask_token")
         return 0 if name.startswith(before) else self.depth + 1
+
+
+@torch.no_grad()
+def rescale_by_depth(blocks: Iterable[Any]) -> None:
+    """What block l adds to the residual stream, divided by sqrt(2 l), as in BEiT."""
+    for number, block in enumerate(blocks, 1):
+        for layer in (block.attn.proj, block.mlp.fc2):
+            layer.weight.div_(math.sqrt(2 * number))
 
 
 def tapped_blocks(depth: int) -> tuple[int, ...]:

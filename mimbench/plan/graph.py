@@ -175,7 +175,7 @@ def _evaluation_specs(
         spec = {"kind": name, "data": data, "counts": of_labels, "threads": grid.threads}
         if name in measured:
             column = measured[name]
-            protocol = {k: getattr(column, k) for k in ("name", "version", "fingerprint", "settings")}
+            protocol = {k: getattr(column, k) for k in ("name", "version", "fingerprint")} | {"settings": column.named}
             rests_on = {"rests_on": column.rests_on} if column.rests_on else {}
             spec |= {"version": column.version, "protocol": {**protocol, **rests_on}, "metric": column.metric}
         else:

@@ -15,12 +15,11 @@ from mimbench.protocols import ProtocolSpec
 def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """The protocols' settings against the data of the evaluation."""
     evaluation = grid.evaluation
-    size = evaluation.data.size
     for column in columns:
         setting = f"--set protocols.{column.name}"
-        # positions are not interpolated: the encoder is evaluated at the size of its pre-training
-        if column.settings.get("crop") not in (None, size):
-            raise UserError(f"{setting}.crop: must be {size}, the size of the pre-training images, or null.")
+        if (column.settings.get("mixup") or column.settings.get("cutmix")) and column.settings["batch"] % 2:
+            raise UserError(f"{setting}.batch: must be even for mixup and cutmix, which mix pairs, not "
+                            f"{column.settings['batch']}.")  # fmt: skip
         if "neighbors" in grid.settings.get(column.name, {}):  # the defaults are meant for sets of all sizes
             most = max(column.settings["neighbors"])
             available, what = column.settings.get("bank"), "the patches of its bank"
@@ -34,19 +33,24 @@ def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Source
 def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
     """A row's parts against one another, its data and the protocols."""
     recipe, place = row.recipe, f"{grid.config}: row '{row.name}'"
-    size = grid.evaluation.data.size
-    if recipe.data.size != size:
-        raise UserError(f"{place}: pre-trains at {recipe.data.size} px but is evaluated at {size} px.")
-    side = recipe.data.size // recipe.encoder.patch
+    size, patch = grid.evaluation.data.size, recipe.encoder.patch
+    if size % patch:
+        raise UserError(f"{place}: encoder.patch: {patch} does not divide evaluation.data.size, {size}.")
     if recipe.pretrain:
         ancestors(row, grid)
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
     for column in columns:
-        smallest = min(column.settings.get("rescales", [1]))  # of a feature pyramid's maps
-        if side * smallest < 1:
+        side = column.settings.get("crop") or size
+        if side % patch:
             raise UserError(
-                f"{place}: encoder.patch: {recipe.encoder.patch} pixels give a grid of {side} x {side}, and protocol "
+                f"{place}: encoder.patch: {patch} does not divide the crop of protocol '{column.name}', {side}."
+            )
+        pyramid = column.settings.get("head") == "upernet"
+        smallest = min(column.settings["rescales"]) if pyramid else 1  # of its maps
+        if side // patch * smallest < 1:
+            raise UserError(
+                f"{place}: encoder.patch: {patch} pixels give a grid of {side // patch} x {side // patch}, and protocol "
                 f"'{column.name}' needs at least {round(1 / smallest)} x {round(1 / smallest)}."
             )
 
@@ -84,7 +88,7 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
             raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
         theirs, ours = architecture(other.recipe.encoder), architecture(row.recipe.encoder)
         differing = [f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in {**ours, **theirs}
-                     if theirs.get(key) != ours.get(key)]  # fmt: skip
+                     if theirs.get(key) != ours.get(key) and key != "init"]  # fmt: skip
         if role == "start" and differing:
             raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(differing)}); both need the same.")
         if other.recipe.data.size != row.recipe.data.size or other.recipe.encoder.patch != row.recipe.encoder.patch:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import derive
@@ -46,8 +47,11 @@ class Objective(nn.Module):
         """After the update: `step` updates were made."""
 
     def own_parameters(self) -> list[dict[str, Any]]:
-        """AdamW's parameter groups with settings of their own: constant rates, not clipped."""
+        """The optimizer's parameter groups with settings of their own: constant rates, not clipped."""
         return []
+
+    def optimizer(self, groups: list[dict[str, Any]], schedule: ScheduleConfig, *, fused: bool) -> Optimizer:
+        return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused)
 
 
 def fit(
@@ -60,10 +64,12 @@ def fit(
     *,
     curve: Path | None = None,
     lr_scale: Callable[[str], float] = lambda name: 1.0,
+    watch: Callable[[int], None] | None = None,
 ) -> Path:
     """Train to the last step, resuming from the checkpoint in `folder` if there is one. Returns the final weights' path.
 
-    `stream(step)` yields this rank's batches from that step on.
+    `stream(step)` yields this rank's batches from that step on. `watch(step)` may look at the model after each update;
+    it leaves it in training mode.
     """
     device, final = runtime.device, folder / "final.pt"
     if runtime.from_rank_0(final.exists()):
@@ -106,6 +112,8 @@ def fit(
         if step % LOG_EVERY == 0 or step == schedule.steps:
             log.log(step, loss_sum, lr, norm)
         runtime.progress(step, schedule.steps)
+        if watch is not None:
+            watch(step)
         checkpoint.after_step(step, schedule.steps, loss_sum)
 
     if runtime.rank == 0:
@@ -118,13 +126,13 @@ def fit(
 
 def _optimizer(
     objective: Objective, schedule: ScheduleConfig, lr_scale: Callable[[str], float], *, fused: bool
-) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+) -> tuple[Optimizer, list[nn.Parameter]]:
     """And the parameters whose gradients are clipped: not those with settings of their own."""
     own = objective.own_parameters()
     apart = {id(parameter) for group in own for parameter in group["params"]}
     clipped = [parameter for parameter in objective.parameters() if id(parameter) not in apart]
-    groups = [*parameter_groups(objective, schedule.weight_decay, lr_scale, without=own), *own]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas, fused=fused), clipped
+    decayed = parameter_groups(objective, schedule.weight_decay, lr_scale, without=own, no_decay=schedule.no_decay)
+    return objective.optimizer([*decayed, *own], schedule, fused=fused), clipped
 
 
 def _distributed(objective: Objective) -> Any:

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from mimbench.config.schema import ScheduleConfig
+from mimbench.config.schema import NO_DECAY, ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, step: int) -> float:
-    """Of step 0, 1, ...: linear warm-up from 0, then half a cosine that reaches min_lr after the last step."""
+    """Of step 0, 1, ...: linear warm-up from 0, then half a cosine or a line that reaches min_lr after the last step."""
     if step < schedule.warmup:
         return schedule.lr * step / schedule.warmup
+    if schedule.decay == "step":
+        return schedule.lr * 0.1 ** sum(step >= drop * schedule.steps for drop in schedule.drops)
     done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    if schedule.decay == "linear":
+        return schedule.min_lr + (schedule.lr - schedule.min_lr) * (1 - done)
     return schedule.min_lr + 0.5 * (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * done))
 
 
@@ -43,8 +47,9 @@ def parameter_groups(
     weight_decay: float,
     scale: Callable[[str], float] = lambda name: 1.0,
     without: Iterable[dict[str, Any]] = (),
+    no_decay: tuple[str, ...] = NO_DECAY,
 ) -> list[dict[str, Any]]:
-    """No decay for biases, norms, tokens and position embeddings (relative positions decay, as in BEiT's code).
+    """`no_decay`: ends of the names that do not decay; `vectors` stands for all with one dimension.
 
     `scale` multiplies a parameter's learning rate. `without`: groups whose parameters are left out.
     """
@@ -53,7 +58,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or id(parameter) in others:
             continue
-        bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token", "reg_token"))
+        bare = ("vectors" in no_decay and parameter.ndim <= 1) or name.endswith(no_decay)
         key = (0.0 if bare else weight_decay, scale(name))
         group = groups.setdefault(key, {"params": [], "weight_decay": key[0], "lr_scale": key[1]})
         group["params"].append(parameter)

@@ -7,6 +7,7 @@ version and settings: where it differs, two numbers may not stand in one column.
 from __future__ import annotations
 
 import importlib.resources
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -14,12 +15,17 @@ import yaml
 
 from mimbench.config.coerce import coerce
 from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
+from mimbench.config.schema import Exempt
 from mimbench.errors import UserError, check_known
 from mimbench.kinds import PROTOCOLS as PROTOCOLS
 from mimbench.store.files import fingerprint
 
 DISTINCT = Range(  # each trains in a folder named by six digits
     "different in their first six digits", lambda rates: len({f"{rate:g}" for rate in rates}) == len(rates)
+)
+RAND_AUGMENT = Range(
+    "timm's words for RandAugment, such as rand-m9-mstd0.5-inc1",
+    lambda words: bool(re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*", words)),
 )
 RESCALES = ([4, 2, 1, 0.5], [2, 1, 0.5, 0.25])  # what mmsegmentation's neck takes, in this order
 SETTINGS: dict[str, Any] = {  # what a setting may be
@@ -35,6 +41,19 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "drop_path": Fraction,
     "label_smoothing": Fraction,
     "clip": Positive | None,
+    "no_decay": Exempt,
+    "area": tuple[PositiveShare, PositiveShare],
+    "pooling": Literal["class_token", "mean"],
+    "momentum": Fraction,
+    "trust": Positive,
+    "mixup": NotNegative,
+    "cutmix": NotNegative,
+    "rand_augment": Annotated[str, RAND_AUGMENT] | None,
+    "erasing": Share,
+    "repeats": Count,
+    "ema": Fraction | None,
+    "head_std": Positive,
+    "curve": bool,
     "precision": Literal["auto", "fp32", "bf16"],
     "neighbors": Annotated[list[Count], FILLED],
     "bank": Count,
@@ -42,6 +61,11 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "crop": Count | None,  # None: the size of the data
     "resize": tuple[Count, Count] | None,
     "photometric": bool,
+    "head": Literal["upernet", "setr_pup"],
+    "decay": Literal["cosine", "linear"],
+    "steps": Count | None,
+    "test_ratios": Annotated[list[Positive], FILLED],
+    "test_flip": bool,
     "first_class_weight": NotNegative,
     "rescales": Annotated[list[int | float], Range(" or ".join(map(str, RESCALES)), lambda maps: maps in RESCALES)],
     "channels": Count,
@@ -58,12 +82,20 @@ class ProtocolSpec:
     unit: str
     summary: str
     settings: dict[str, Any]
+    neutral: dict[str, Any] = field(default_factory=dict)  # settings added later: as before at these values
     rests_on: dict[str, str] = field(default_factory=dict)  # fingerprints of the protocols whose choice it takes over
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The settings that enter fingerprints and names of runs: without those at their neutral value."""
+        return {
+            key: value for key, value in self.settings.items() if key not in self.neutral or value != self.neutral[key]
+        }
 
     @property
     def fingerprint(self) -> str:
         rests_on = {"rests_on": self.rests_on} if self.rests_on else {}
-        return fingerprint({"name": self.name, "version": self.version, "settings": self.settings, **rests_on})
+        return fingerprint({"name": self.name, "version": self.version, "settings": self.named, **rests_on})
 
 
 def read(name: str) -> dict[str, Any]:
@@ -78,7 +110,7 @@ def load(
     Both change the fingerprint. What has no default must be stated: no size of model or data gets another one's settings.
     """
     raw = read(name)
-    settings, needed = raw.pop("settings"), raw.pop("of_scale", [])
+    settings, needed = {**raw.get("neutral", {}), **raw.pop("settings")}, raw.pop("of_scale", [])
     for source, values in ((f"{place}: protocols.{name}", of_scale), ("--set protocols." + name, overrides or {})):
         for key, value in values.items():
             check_known(source, f"setting of protocol '{name}'", key, (*settings, *needed))
@@ -88,6 +120,11 @@ def load(
     if settings.get("precision") == "auto":
         settings["precision"] = precision
     return ProtocolSpec(settings=settings, **raw)
+
+
+def completed(name: str, named: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's spec, with those that it leaves out."""
+    return {**read(name).get("neutral", {}), **named}
 
 
 def checked(name: str, key: str, value: Any, place: str) -> Any:

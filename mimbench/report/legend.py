@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from mimbench.protocols import completed
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
 from mimbench.report.format import count
 from mimbench.report.published import PaperColumn
+
+REGULARIZERS = {"mixup": "mixup", "cutmix": "cutmix", "rand_augment": "RandAugment", "erasing": "random erasing",
+                "drop_path": "drop path", "label_smoothing": "label smoothing", "ema": "weight averaging"}  # fmt: skip
 
 
 def legend(grid: Grid) -> list[str]:
@@ -26,7 +30,21 @@ def legend(grid: Grid) -> list[str]:
         f"↑ and ↓: significantly higher or lower than {grid.compared_with} (two-sided paired t-test over {grid.unit}s, "
         f"p < 0.05, Holm-adjusted per column{primary}).",
         f"No mark: not significant, which does not mean equal. With one {grid.unit} there is no confidence interval and no test.",
+        *_regularizers_off(grid),
     ]
+
+
+def _regularizers_off(grid: Grid) -> list[str]:
+    """One sentence on the columns that train a whole network."""
+    found = []
+    for column in grid.columns:
+        results = (record.result for record in grid.records.values() if record.kind == column.protocol)
+        settings = next((result["protocol"]["settings"] for result in results if result is not None), None)
+        known = {} if settings is None else completed(column.protocol, settings)
+        off = [name for key, name in REGULARIZERS.items() if key in known and not known[key]]
+        if off:
+            found.append(f"{column.label} ({', '.join(off)})")
+    return [f"Regularizers that are off: {'; '.join(found)}."] if found else []
 
 
 def one_seed_warning(analysis: Analysis) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from mimbench.config.schema import DataConfig, EncoderConfig, from_spec
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.kinds import KINDS
+from mimbench.protocols import completed
 from mimbench.run.weights import parent_choice, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.files import fingerprint
@@ -37,7 +38,8 @@ def evaluate(
     protocol: Evaluate, store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime
 ) -> tuple[dict[str, Any], int]:
     under_test, parents = put_under_test(store, folder, spec)
-    measured = protocol(under_test, spec["protocol"]["settings"], runtime)
+    settings = completed(spec["protocol"]["name"], spec["protocol"]["settings"])
+    measured = protocol(under_test, settings, runtime)
     images = measured.pop("images", 0)
     facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
     if "segmentation_manifest" in spec:  # of an image folder; built-in data follow from `data`

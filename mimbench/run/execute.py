@@ -19,7 +19,7 @@ from mimbench.store.lease import IsDead, Lease, unknown_to_be_dead
 from mimbench.store.results import WEIGHTS, RunFolder, Store
 from mimbench.store.weights import load_weights
 
-PARTIAL = ("checkpoint.pt", "final.pt", "val.json")  # what an unfinished run leaves to go on from
+PARTIAL = ("checkpoint.pt", "final.pt", "val.json", "by_epoch.json")  # what an unfinished run leaves to go on from
 
 
 def execute(store: Store, name: str, runtime: Runtime, is_dead: IsDead = unknown_to_be_dead) -> str:

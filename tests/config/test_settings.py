@@ -48,7 +48,13 @@ ROOT = Path(__file__).parents[2]
         ("protocols.finetune.precision=bf61", "Did you mean 'bf16'"),
         ("protocols.finetune.batch=0", "at least 1"),
         ("protocols.segmentation.crop=banana", "must be an integer"),
-        ("protocols.segmentation.crop=16", "must be 32, the size of the pre-training images"),
+        ("protocols.segmentation.crop=18", "4 does not divide the crop of protocol 'segmentation', 18"),
+        ("protocols.segmentation.head=setr", "Did you mean 'setr_pup'"),
+        ("protocols.segmentation.test_ratios=[]", "at least one value"),
+        ("protocols.segmentation.steps=0", "at least 1"),
+        ("protocols.finetune.rand_augment=augment", "timm's words for RandAugment"),
+        ("protocols.finetune.mixup=-1", "at least 0"),
+        ("protocols.finetune.ema=1", "less than 1"),
         ("protocols.segmentation.resize=3", "must be a list"),
         ("tokenizer_training.crop=15", "not a multiple of the patch"),
         ("data.size=0", "--set data.size: must be at least 1"),
@@ -77,6 +83,12 @@ ROOT = Path(__file__).parents[2]
 def test_a_wrong_setting_is_refused(tmp_path, setting, words):
     with pytest.raises(UserError, match=words):
         make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune", "segmentation"]), sets=(setting,)))
+
+
+def test_mixing_pairs_needs_an_even_batch(tmp_path):
+    sets = ("protocols.finetune.mixup=0.8", "protocols.finetune.batch=33")
+    with pytest.raises(UserError, match=r"--set protocols\.finetune\.batch: must be even"):
+        make_plan(load_grid(written(tmp_path, protocols=["finetune"]), sets=sets))
 
 
 def test_a_protocol_setting_takes_its_defaults_type(tmp_path):

@@ -7,11 +7,13 @@ import re
 import pandas as pd
 import pytest
 import synthetic_grid as synthetic
-from synthetic_grid import FACTS, FINETUNE, KNN, column, evaluation, finish, planned, simple, write_grid
+from synthetic_grid import FACTS, FINETUNE, KNN, column, evaluation, finish, planned, protocol, simple, write_grid
 
 from mimbench.report.analysis import analyze
 from mimbench.report.build import build_report
+from mimbench.report.collect import read_grid
 from mimbench.report.latex import latex
+from mimbench.report.legend import legend
 from mimbench.report.markdown import markdown
 from mimbench.report.table import frame, table_csv, tabulate
 from mimbench.report.terminal import plain_text, print_table
@@ -206,3 +208,15 @@ def test_a_stdout_limited_to_ascii_still_gets_the_table(store):
     print_table(table_of(store), stream)
     stream.flush()
     assert b"51.20 +- 2.98 v" in stream.buffer.getvalue()
+
+
+def test_the_legend_names_the_regularizers_that_were_off_and_none_that_was_on(tmp_path):
+    store, on = Store(tmp_path), {"mixup": 0.8, "drop_path": 0.1, "label_smoothing": 0.0}
+    run = finish(planned(store, "finetune", 0), {**evaluation(FINETUNE, 50.0), "protocol": protocol(FINETUNE, **on)})
+    write_grid(
+        store, [{"name": "a", "key": "a", "runs": {"0": {"finetune": run.name}}}], [column(FINETUNE, "Fine-tune")], [0]
+    )
+    sentence = legend(read_grid(store, "demo", "tiny"))[-1]
+    assert sentence == (
+        "Regularizers that are off: Fine-tune (cutmix, RandAugment, random erasing, label smoothing, weight averaging)."
+    )

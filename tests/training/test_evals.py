@@ -337,7 +337,7 @@ def test_the_pooling_that_the_probe_chose_is_what_fine_tuning_reads(under_test):
     raw = torch.rand(2, 3, 32, 32)
     tokens = torch.randn(2, 65, 32)
     for pooling, moved in (("mean", slice(1, None)), ("class_token", slice(0, 1)), ("both", slice(None))):
-        model = finetune.Classifier(under_test.encoder(), pooling, 12, 0.0, 0).eval()
+        model = finetune.Classifier(under_test.encoder(), pooling, 12, settings("finetune"), 0).eval()
         last = model.encoder.depth - 1
 
         def logits(value, model=model, last=last):
