@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,7 +107,7 @@ KINDS: dict[str, Kind] = {
              builds_on=("encoder",)),
         Kind("linear_probe_mae", None, "mimbench.evals.linear_probe_mae:evaluate", _attentive_flops, _batch,
              builds_on=("encoder",), ranks="gpu"),
-        # takes the pooling that the linear probe chose
+        # takes the pooling that the linear probe chose, unless its settings state one
         Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch, _swept_floats,
              builds_on=("encoder", "linear_probe")),
         # its neck and heads cost twice the encoder; its batch norm is shared by ranks on GPUs only
@@ -126,9 +126,7 @@ def in_order(names: set[str]) -> list[str]:
     return [name for name in KINDS if name in names]
 
 
-def with_what_they_build_on(names: Iterable[str]) -> list[str]:
-    """Evaluations and the evaluations behind them, in the order of the work."""
-    found = set(names)
-    while more := {behind for name in found for behind in KINDS[name].builds_on} - found - {"encoder"}:
-        found |= more
-    return in_order(found)
+def builds_on(name: str, settings: Mapping[str, Any]) -> list[str]:
+    """`encoder`, and the kinds behind an evaluation with these settings: none for a pooling that they state."""
+    stated = settings.get("pooling") is not None
+    return [behind for behind in KINDS[name].builds_on if not (stated and behind in PROTOCOLS)]

@@ -73,12 +73,13 @@ class Classifier(Objective):
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
     train, val, test = (under_test.images(split) for split in ("labeled", "val", "test"))
     seed, bf16 = derive(under_test.seed, "finetune"), settings["precision"] == "bf16"
+    pooling = settings["pooling"] or under_test.pooling
     dataset: Dataset[Any] = Keyed(train, seed)
     if settings["rand_augment"] is not None or settings["erasing"]:
         dataset = Augmented(Keyed(train, seed), under_test.data.size, settings["rand_augment"], settings["erasing"])
     return sweep(
         under_test, settings, runtime, seed=seed, dataset=dataset, size=len(train),
-        make_model=lambda encoder: Classifier(encoder, under_test.pooling, train.classes, settings, under_test.seed),
+        make_model=lambda encoder: Classifier(encoder, pooling, train.classes, settings, under_test.seed),
         validate=lambda model: accuracy(model, val, runtime, bf16),
         test=lambda model: {"accuracy": accuracy(model, test, runtime, bf16)},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from mimbench import env, protocols, registry
 from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
-from mimbench.kinds import KINDS, PROTOCOLS, with_what_they_build_on
+from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
@@ -102,17 +102,22 @@ def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
     place = f"{grid.config}: protocols"
     for name in grid.protocols:
         check_known(place, "protocol", name, PROTOCOLS)
-    names = [name for name in with_what_they_build_on(grid.protocols) if name in PROTOCOLS]
-    for name in grid.settings:
-        check_known("--set", "protocol of the grid", name, names)
     for name in grid.scale_settings:
         check_known(f"{grid.scale_file}: protocols", "protocol", name, PROTOCOLS)
+    loaded: dict[str, protocols.ProtocolSpec] = {}
+    waiting = list(grid.protocols)
+    while waiting:
+        name = waiting.pop()
+        of_scale, of_sets = grid.scale_settings.get(name, {}), grid.settings.get(name)
+        loaded[name] = protocols.load(name, of_scale, grid.scale_file, of_sets, precision)
+        waiting += [other for other in builds_on(name, loaded[name].settings) if other in PROTOCOLS]
+    for name in grid.settings:
+        check_known("--set", "protocol of the grid", name, loaded)
     found: dict[str, protocols.ProtocolSpec] = {}
-    for name in names:
-        of_scale = grid.scale_settings.get(name, {})
-        spec = protocols.load(name, of_scale, grid.scale_file, grid.settings.get(name), precision)
-        rests_on = {parent: found[parent].fingerprint for parent in KINDS[name].builds_on if parent in found}
-        found[name] = replace(spec, rests_on=rests_on)
+    for name in in_order(set(loaded)):
+        behind = builds_on(name, loaded[name].settings)
+        rests_on = {other: found[other].fingerprint for other in behind if other in found}
+        found[name] = replace(loaded[name], rests_on=rests_on)
     return found
 
 
@@ -170,7 +175,8 @@ def _evaluation_specs(
     place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
     images.check_counts(of_labels, place)
     specs = {}
-    for name in with_what_they_build_on(measured):
+    behind = {kind for name, spec in measured.items() for kind in builds_on(name, spec.settings)} - {"encoder"}
+    for name in in_order({*measured, *behind}):
         kind = KINDS[name]
         spec = {"kind": name, "data": data, "counts": of_labels, "threads": grid.threads}
         if name in measured:
@@ -220,7 +226,8 @@ def _plan_row(
     encoder = {"encoder": encoder_of(runs)} if runs else {}
     config = architecture(row.recipe.encoder)
     for kind, spec in evaluations.items():
-        parents = {role: {**runs, **encoder}[role] for role in KINDS[kind].builds_on if role != "encoder" or encoder}
+        roles = builds_on(kind, spec.get("protocol", {}).get("settings", {}))
+        parents = {role: {**runs, **encoder}[role] for role in roles if role != "encoder" or encoder}
         runs[kind] = plan.add({**spec, "encoder": config, "seed": seed, "parents": parents})
     return runs
 

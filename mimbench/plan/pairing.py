@@ -41,6 +41,9 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
     for column in columns:
+        if column.settings.get("pooling") in ("class_token", "both") and not recipe.encoder.class_token:
+            raise UserError(f"{place}: its encoder has no class token, which protocol '{column.name}' reads; allowed: "
+                            f"--set protocols.{column.name}.pooling=mean.")  # fmt: skip
         side = column.settings.get("crop") or size
         if side % patch:
             raise UserError(

@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "no_decay": Exempt,
     "area": tuple[PositiveShare, PositiveShare],
     "pooling": Literal["class_token", "mean"],
+    "finetune.pooling": Literal["class_token", "mean", "both"] | None,
     "momentum": Fraction,
     "trust": Positive,
     "mixup": NotNegative,

@@ -170,6 +170,15 @@ def test_a_parent_whose_weights_are_lost_is_run_again_while_a_child_needs_them(a
     assert not wanted(plan.runs, store)  # no child needs them
 
 
+def test_a_stated_pooling_needs_no_linear_probe(ablations, tmp_path):
+    plan = plan_of(ablations, seeds=1)
+    stated = plan_of(ablations, "protocols.finetune.pooling=mean", seeds=1)
+    by_role = lambda plan: plan.runs[plan.rows["beit"][0]["finetune"]].spec["parents"]
+    assert set(by_role(plan)) == {"encoder", "linear_probe"}
+    assert set(by_role(stated)) == {"encoder"}
+    assert not [column for column in stated.columns if column.name == "finetune"][0].rests_on
+
+
 def test_an_estimate_counts_what_is_done_and_uses_recorded_costs(ablations, store):
     plan = plan_of(ablations, seeds=1)
     first = {row.kind: row for row in estimate(plan, store)}
