@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mimbench.models.pickled import load_old_module
+
+ARCHIVE = b"PK\x03\x04"
 GROUPS = 4  # the pixels of a code: 2 per side after each group but the last
 STRIDE = 2 ** (GROUPS - 1)
 PICKLED = ("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d", "torch.nn.modules.container.Sequential",
@@ -81,12 +84,7 @@ def load_dalle(path: Path) -> DalleEncoder:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name. Of a pickled module, its classes are replaced by one that only holds what was saved."""
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if start[8:9] == b"{" and start[:4] != b"PK\x03\x04":
-            return load_file(path)
-        with torch.serialization.safe_globals([(_Saved, name) for name in PICKLED]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = _opened(path)
     except Exception as error:  # torch has many for a file that is none of its own
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
@@ -102,6 +100,19 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{path}: must hold tensors by name, not one {type(found).__name__}.")
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def _opened(path: Path) -> Any:
+    """By the first bytes: safetensors, torch's archive, or torch's older row of pickles."""
+    with path.open("rb") as file:
+        start = file.read(9)
+        if start[8:9] == b"{" and start[:4] != ARCHIVE:
+            return load_file(path)
+        if start[:4] != ARCHIVE:
+            file.seek(0)
+            return load_old_module(file, dict.fromkeys(PICKLED, _Saved))
+    with torch.serialization.safe_globals([(_Saved, name) for name in PICKLED]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _Saved:

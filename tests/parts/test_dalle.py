@@ -37,7 +37,7 @@ def pixels(side=32):
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("layout", ["pickled module", "state dict"])
+@pytest.mark.parametrize("layout", ["pickled module", "pickled before torch 1.6", "state dict"])
 @torch.no_grad()
 def test_logits_and_codes_are_openais(tmp_path, layout):
     theirs, map_pixels = openai_encoder()
@@ -45,7 +45,7 @@ def test_logits_and_codes_are_openais(tmp_path, layout):
     if layout == "state dict":
         torch.save({"state_dict": theirs.state_dict()}, path)
     else:
-        torch.save(theirs, path)
+        torch.save(theirs, path, _use_new_zipfile_serialization=layout == "pickled module")
     expected = theirs(map_pixels(pixels()))
     torch.testing.assert_close(load_dalle(path)(pixels()), expected, atol=1e-5, rtol=1e-5)
     tokenizer = Dalle(str(path))
@@ -100,22 +100,32 @@ class Other(torch.nn.Module):
     ],
     ids=["a foreign class", "few tensors", "another shape", "one tensor"],
 )
-def test_another_file_is_refused_by_what_it_holds(tmp_path, content, sentence):
-    torch.save(content, tmp_path / "file.pkl")
+@pytest.mark.parametrize("archive", [True, False])
+def test_another_file_is_refused_by_what_it_holds(tmp_path, content, sentence, archive):
+    torch.save(content, tmp_path / "file.pkl", _use_new_zipfile_serialization=archive)
     with pytest.raises(ValueError, match=sentence):
         load_dalle(tmp_path / "file.pkl")
 
 
-@pytest.mark.parametrize("protocol", [0, 2])
-def test_code_in_a_pickle_is_not_executed(tmp_path, protocol):
+@pytest.mark.parametrize("archive", [True, False])
+def test_code_in_a_pickle_is_not_executed(tmp_path, archive):
     path, traced = tmp_path / "evil.pkl", tmp_path / "executed"
-    path.write_bytes(pickle.dumps({"blocks": Opens(traced)}, protocol=protocol))
-    with pytest.raises(ValueError, match="not readable as weights"):
-        load_dalle(path)
-    torch.save({"blocks": Opens(traced)}, path)
+    torch.save({"blocks": Opens(traced)}, path, _use_new_zipfile_serialization=archive)
     with pytest.raises(ValueError, match=r"it holds the class (_?io|builtins)\.open, which is not executed"):
         load_dalle(path)
+    path.write_bytes(pickle.dumps({"blocks": Opens(traced)}, protocol=2))  # a pickle that is not torch's
+    with pytest.raises(ValueError, match="not readable as weights"):
+        load_dalle(path)
     assert not traced.exists()
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    whole, path = tmp_path / "whole.pkl", tmp_path / "half.pkl"
+    for archive in (True, False):
+        torch.save(DalleEncoder(8, 1, 16).state_dict(), whole, _use_new_zipfile_serialization=archive)
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        with pytest.raises(ValueError, match="not readable as weights"):
+            load_dalle(path)
 
 
 def test_another_grid_than_that_of_the_codes_is_refused(tmp_path):
