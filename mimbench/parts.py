@@ -27,6 +27,9 @@ A tokenizer declares what it reads in `views`."""
 Level = Literal["patch", "image"]
 
 
+FILE = "sha256:"  # begins what a spec has in place of a file's path
+
+
 @dataclass(frozen=True)
 class PatchGrid:
     """The patches of an image."""
@@ -136,6 +139,10 @@ class Tokenizer(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("raw",)
     reads: ClassVar[Literal["views", "teacher", "student"]] = "views"  # see TeacherTokenizer, StudentTokenizer
     trained: ClassVar[bool] = False  # True: trained in a run of its own first, see TrainedTokenizer
+    files: ClassVar[tuple[str, ...]] = ()  # arguments that are paths; a run's spec has the sha256 of their content
+
+    def load(self) -> None:
+        """Read `files`; a ValueError for one that does not suit. Called once, before `width`."""
 
     def width(self, grid: PatchGrid) -> int:
         """Number of codes, or of features per patch: the size of a prediction."""

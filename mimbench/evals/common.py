@@ -16,7 +16,7 @@ from mimbench.data.sources import source
 from mimbench.data.views import Images
 from mimbench.errors import RunFailed
 from mimbench.models.encoder import Encoder, choose_attention, make_encoder
-from mimbench.models.positions import fitted
+from mimbench.models.positions import on_grid
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
 
@@ -43,8 +43,7 @@ class EncoderUnderTest:
         encoder = make_encoder(self.config, size or self.data.size, self.seed, drop_path=drop_path, masked=False)
         if self.weights is not None:
             state = {k: v for k, v in load_weights(self.weights).items() if k != "mask_token"}
-            fitted(state, encoder.state_dict())
-            encoder.load_state_dict(state)
+            encoder.load_state_dict(on_grid(state, encoder.state_dict(), encoder.grid))
         choose_attention(encoder)
         return encoder
 

@@ -15,7 +15,7 @@ from mimbench.errors import UserError
 from mimbench.models.architecture import Described, grid_side, infer
 from mimbench.models.encoder import Encoder
 from mimbench.models.layouts import Layout, by_timms_names, layout_of, unwrapped
-from mimbench.models.positions import fitted
+from mimbench.models.positions import on_grid
 
 SHOWN = 4  # tensors of an error
 
@@ -76,7 +76,8 @@ def load_into(encoder: Encoder, checkpoint: Checkpoint) -> dict[str, Any]:
     found = {key: value.to(torch.float32) for key, value in checkpoint.tensors.items()}
     made = _unused_norm(found, own, left)
     _place_class_token(found, encoder)
-    resized = fitted(found, own)
+    before, found = found, on_grid(found, own, encoder.grid)
+    resized = [key for key in found if found[key].shape != before[key].shape]
     missing = [key for key in own if key not in found and key not in made]
     shapes = [
         f"{key} {tuple(found[key].shape)}, not {tuple(value.shape)}"

@@ -1,12 +1,11 @@
-"""Fixed position embeddings, and tables of positions for another grid."""
+"""Fixed position embeddings; positions brought to another grid."""
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-TABLES = ("pos_embed", "relative_position_bias_table")
+from mimbench.parts import PatchGrid
 
 
 def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
@@ -26,34 +25,18 @@ def sincos(rows: int, columns: int, dim: int, cls: bool) -> Tensor:
     return embedding.float()
 
 
-def fitted(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Resize, in place, the position tables that are of another square grid; returns their names."""
-    resized = []
-    for key, table in state.items():
-        target = wanted.get(key)
-        if target is None or target.shape == table.shape or not key.endswith(TABLES):
-            continue
-        state[key] = (_absolute if key.endswith("pos_embed") else _relative)(table, target)
-        resized.append(key)
-    return resized
-
-
-def _absolute(table: Tensor, target: Tensor) -> Tensor:
-    """(1, placed + N, D) as timm resamples it."""
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
-    old, new = (math.isqrt(each.shape[1]) for each in (table, target))
-    placed = table.shape[1] - old**2
-    if table.shape[-1] != target.shape[-1] or placed != target.shape[1] - new**2:
-        return table
-    return resample_abs_pos_embed(table, [new, new], num_prefix_tokens=placed)
-
-
-def _relative(table: Tensor, target: Tensor) -> Tensor:
-    """((2 side - 1)^2 + 3, heads) as timm resizes it."""
+def on_grid(state: dict[str, Tensor], own: Mapping[str, Tensor], grid: PatchGrid) -> dict[str, Tensor]:
+    """An encoder's weights for another number of patches: positions interpolated as timm does. `own`: of the wanted shapes."""
+    from timm.layers.pos_embed import resample_abs_pos_embed  # not above: a plan names parts, and timm takes seconds
     from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 
-    side = (math.isqrt(target.shape[0] - 3) + 1) // 2
-    if table.shape[1] != target.shape[1]:
-        return table
-    return resize_rel_pos_bias_table(table, (side, side), target.shape)
+    found, size = dict(state), (grid.rows, grid.columns)
+    for key, value in state.items():
+        if key not in own or value.shape == own[key].shape:
+            continue
+        if key.endswith("pos_embed") and value.shape[-1] == own[key].shape[-1]:
+            placed = own[key].shape[1] - grid.count  # of the class token, if it has a position
+            found[key] = resample_abs_pos_embed(value, list(size), num_prefix_tokens=placed)
+        elif key.endswith("relative_position_bias_table") and value.shape[1] == own[key].shape[1]:
+            found[key] = resize_rel_pos_bias_table(value, size, tuple(own[key].shape))
+    return found

@@ -18,11 +18,11 @@ def with_their_encoders(grid: Grid) -> Grid:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint is from."""
+    """Where a file is from."""
 
     path: Path
     name: str  # as the grid has it
-    license: str | None
+    license: str | None = None
 
 
 def origin_of(weights: str) -> Origin:

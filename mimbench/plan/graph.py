@@ -13,6 +13,7 @@ from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
+from mimbench.plan.files import with_files_by_content
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -47,7 +48,7 @@ class Plan:
     runs: dict[str, Planned] = field(default_factory=dict)
     rows: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)  # row -> seed -> kind -> run
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
-    files: dict[str, Origin] = field(default_factory=dict)  # foreign checkpoints by their sha256
+    files: dict[str, Origin] = field(default_factory=dict)  # files that are not ours, by their sha256
     uses: dict[str, int] = field(default_factory=dict)
 
     def add(self, spec: dict[str, Any]) -> str:
@@ -65,7 +66,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
-    grid = with_their_encoders(grid)
+    grid, files = with_files_by_content(with_their_encoders(grid))
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     sources, measured = functools.cache(source), _protocols(grid, precision)
     columns = [measured[name] for name in grid.protocols]
@@ -73,6 +74,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     for row in grid.rows:
         check_row(row, measured.values(), grid, sources)
     plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
+    plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)
     for row in grid.rows:

@@ -19,6 +19,8 @@ from mimbench.runtime import Runtime
 def make_tokenizer(spec: dict[str, Any], grid: PatchGrid, seed: int) -> Any:
     """The tokenizer with its initial weights, where it has any."""
     tokenizer = registry.build("tokenizer", spec)
+    if getattr(tokenizer, "files", ()):
+        tokenizer.load()
     if tokenizer.trained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "tokenizer"))

@@ -45,7 +45,10 @@ def _origins(store: Store, folder: RunFolder) -> Iterator[dict[str, Any]]:
     """The foreign checkpoints that it is, or that it learned from."""
     spec = folder.spec()
     if "weights" in spec:
-        yield {"sha256": spec["weights"]["sha256"], **store.origin(spec["weights"]["sha256"])}
+        yield {
+            "sha256": spec["weights"]["sha256"],
+            **(folder.result()["values"].get("origin", {}) if folder.done() else {}),
+        }
     for parent in spec.get("parents", {}).values():
         yield from _origins(store, store.run(parent))
 

@@ -16,7 +16,7 @@ from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
-from mimbench.run.weights import encoder_config, keep_weights, parent_weights
+from mimbench.run.weights import encoder_config, keep_weights, parent_weights, with_imported_files
 from mimbench.runtime import Runtime
 from mimbench.store.results import RunFolder, Store
 from mimbench.store.weights import load_weights
@@ -49,7 +49,7 @@ def train_tokenizer(
 
 
 def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
-    recipe = spec["recipe"]
+    recipe = with_imported_files(store, spec["recipe"])
     data, schedule = from_spec(DataConfig, recipe["data"]), from_spec(ScheduleConfig, recipe["schedule"])
     check_micro_batches([recipe], runtime.micro_batch)
     weights = {role: parent_weights(store, name) for role, name in spec["parents"].items()}

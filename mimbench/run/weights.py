@@ -7,6 +7,7 @@ from typing import Any
 
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import RunFailed, UserError
+from mimbench.parts import FILE
 from mimbench.store.files import sha256_file
 from mimbench.store.results import WEIGHTS, RunFolder, Store
 from mimbench.store.weights import save_weights
@@ -36,6 +37,25 @@ def encoder_config(store: Store, name: str) -> EncoderConfig:
     """Of the encoder that a run leaves."""
     spec = store.run(name).spec()
     return from_spec(EncoderConfig, spec["recipe"]["encoder"] if "recipe" in spec else spec["encoder"])
+
+
+def imported(store: Store, sha256: str) -> Path:
+    """The copy of a file that is not ours, checked."""
+    path = store.imported(sha256)
+    if not path.exists() or sha256_file(path) != sha256:
+        raise UserError(
+            f"{path}: missing or damaged. Run the grid again: it copies the file from where the row says it is."
+        )
+    return path
+
+
+def with_imported_files(store: Store, spec: Any) -> Any:
+    """A recipe's spec with the path of the copy in place of each `sha256:...`."""
+    if isinstance(spec, dict):
+        return {key: with_imported_files(store, value) for key, value in spec.items()}
+    if isinstance(spec, str) and spec.startswith(FILE):
+        return str(imported(store, spec.removeprefix(FILE)))
+    return spec
 
 
 def keep_weights(folder: RunFolder, state: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
+from mimbench.models import released
 from mimbench.plan.graph import make_plan
 
 
@@ -93,3 +94,21 @@ def test_without_a_network_a_name_says_what_to_do_instead(name, tmp_path, capsys
     said = capsys.readouterr().err
     assert f"{name}: could not be downloaded (OSError: no route to host)." in said
     assert "give its file or folder" in said
+
+
+def test_the_released_models_that_ship_are_known_to_timm_and_have_an_encoder_like_ours(monkeypatch, tmp_path):
+    asked = []
+
+    def fetched(repository, file):
+        asked.append(repository)
+        return tmp_path / file
+
+    monkeypatch.setattr(released, "_fetch", fetched)
+    monkeypatch.setattr("timm.models._hub.download_cached_file", lambda url: asked.append(url) or tmp_path / "file")
+    grid = load_grid("released")
+    for row in grid.rows:
+        _, described = released.locate(row.recipe.weights)
+        if row.recipe.weights.startswith("timm:"):
+            assert described.heads == {"b": 12, "l": 16, "h": 16}[row.name.split("-")[1]], row.name
+            assert described.license
+    assert len(set(asked)) == len(grid.rows)

@@ -64,6 +64,7 @@ CASES = {
         {"type": "prototypes", "hidden": 8, "bottleneck": 4},
     ],
 }
+FROM_FILES = {"dalle"}  # what they compute is in a file, see test_dalle.py
 FLAT = [pytest.param(kind, spec, id=f"{kind}-{json.dumps(spec)}") for kind, specs in CASES.items() for spec in specs]
 
 
@@ -171,7 +172,7 @@ def test_every_part_has_golden_outputs():
     registry.load_plugins()
     for kind, found in REGISTRIES.items():
         ours = {k for k, cls in found.module_dict.items() if cls.__module__.startswith("mimbench.registries.")}
-        assert ours == {spec["type"] for spec in CASES[kind]}
+        assert ours - FROM_FILES == {spec["type"] for spec in CASES[kind]}
 
 
 if __name__ == "__main__":

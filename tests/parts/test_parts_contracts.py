@@ -6,6 +6,7 @@ import torch
 
 from mimbench import parts, registry
 from mimbench.config.parts import resolve
+from mimbench.models.dalle_encoder import DalleEncoder
 from mimbench.parts import StudentTokenizer, TeacherTokenizer, Tokenizer, TrainedTokenizer
 from mimbench.registry import REGISTRIES
 from mimbench.testing import CHECKS, check_decoder, check_loss, check_masker, check_tokenizer
@@ -19,6 +20,7 @@ PARTS = [
 ]
 SMALL = {  # for speed, and to fit the small sizes of the checks
     "dvae": {"vocabulary": 32, "hidden": 8},
+    "dalle": {"weights": ""},  # written by the fixture
     "clusters": {"clusters": 16},
     "self_distillation": {"prototypes": 16},
     "multiblock": {"min_keep": 2},
@@ -39,6 +41,13 @@ VARIANTS = [
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def dalle_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dalle") / "weights.pt"
+    torch.save(DalleEncoder(8, 1, 32).state_dict(), path)
+    SMALL["dalle"]["weights"] = str(path)
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
@@ -67,7 +76,8 @@ def test_every_file_registers_one_part():
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_a_part_resolves_to_its_defaults_and_is_listed(kind, name):
-    spec = resolve(kind, name, "row")
+    needed = SMALL[name] if name == "dalle" else {}
+    spec = resolve(kind, {"type": name, **needed}, "row")
     assert spec["version"] >= 1
     assert spec == resolve(kind, spec, "row")  # what stands in a run's folder reads back as itself
     assert any(row[0] == name and row[3] for row in registry.listing(kind))

@@ -96,6 +96,7 @@ def test_a_folder_by_transformers_computes_the_same(tmp_path, kind):
     theirs.save_pretrained(tmp_path)
     pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    assert locate(f"hf:{tmp_path}") == locate(str(tmp_path))
     encoder, _ = loaded(tmp_path)
     assert encoder.config.normalization == "half"
     assert encoder.config.norm_eps == theirs.config.layer_norm_eps
