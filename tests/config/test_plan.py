@@ -176,7 +176,7 @@ def test_a_stated_pooling_needs_no_linear_probe(ablations, tmp_path):
     by_role = lambda plan: plan.runs[plan.rows["beit"][0]["finetune"]].spec["parents"]
     assert set(by_role(plan)) == {"encoder", "linear_probe"}
     assert set(by_role(stated)) == {"encoder"}
-    assert not [column for column in stated.columns if column.name == "finetune"][0].rests_on
+    assert not next(column for column in stated.columns if column.name == "finetune").rests_on
 
 
 def test_an_estimate_counts_what_is_done_and_uses_recorded_costs(ablations, store):
