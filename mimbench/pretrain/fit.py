@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import derive
+from mimbench.data.views import to_unit
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.checkpoint import Checkpoint
 from mimbench.pretrain.curve import LOG_EVERY, Curve
@@ -138,8 +139,10 @@ def _set_activation_checkpointing(objective: Objective, wanted: bool) -> None:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors in any nesting; the view `raw` travels as bytes."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
+        moved = {k: to_device(v, device) for k, v in value.items()}
+        return {**moved, "raw": to_unit(moved["raw"])} if "raw" in moved else moved
     return value.to(device) if hasattr(value, "to") else value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimbench import registry
-from mimbench.config.schema import ONLY
+from mimbench.config.schema import ONLY, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.rendering import copies_of
 from mimbench.data.sampling import derive
@@ -82,7 +82,7 @@ def views_of(recipe: dict[str, Any]) -> dict[str, str]:
     """Each rendering of a sample -> the view it is a copy of."""
     if not recipe.get("views"):
         return {ONLY: ONLY}
-    views = {name: ViewConfig(**view) for name, view in recipe["views"].items()}
+    views = {name: from_spec(ViewConfig, view) for name, view in recipe["views"].items()}
     return {copy: copy.rpartition(".")[0] if view.count > 1 else copy for copy, (view, _) in copies_of(views).items()}
 
 
