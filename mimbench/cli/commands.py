@@ -54,7 +54,10 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
     for row in grid.rows:
         if row.paper:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
-    return make_plan(grid, on_gpus=on_gpus)
+    plan = make_plan(grid, on_gpus=on_gpus)
+    for note in plan.notes:
+        print(f"mimbench: {note}", file=sys.stderr)
+    return plan
 
 
 def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False) -> dict[str, Any]:

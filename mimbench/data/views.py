@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mimbench.errors import UserError
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
-Source = np.ndarray | Sequence[Path] | Sequence[np.ndarray]
+Source = Any  # an array (n, S, S, 3), or a sequence of paths or of arrays (H, W, 3)
 
 
 class Images:

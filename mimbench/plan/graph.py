@@ -13,6 +13,7 @@ from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, with_what_they_build_on
+from mimbench.plan.images import fitting, places
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -49,9 +50,15 @@ class Plan:
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
     files: dict[str, Path] = field(default_factory=dict)  # foreign checkpoints by their sha256
     uses: dict[str, int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by their manifest
+    notes: list[str] = field(default_factory=list)  # sentences for the user: on stderr, and in the report
 
     def add(self, spec: dict[str, Any]) -> str:
         name = run_name(spec)
+        data = spec["recipe"]["data"] if "recipe" in spec else spec.get("data", {})
+        used = {data.get("manifest"), spec.get("segmentation_manifest")}
+        if places := {manifest: place for manifest, place in self.places.items() if manifest in used}:
+            spec = {**spec, "places": places}
         self.runs.setdefault(name, Planned(name, spec))
         self.uses[name] = self.uses.get(name, 0) + 1
         return name
@@ -66,14 +73,17 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
-    sources, measured = functools.cache(source), _protocols(grid, precision)
+    sources = functools.cache(source)
+    grid, notes = fitting(grid, sources)
+    measured = _protocols(grid, precision)
     columns = [measured[name] for name in grid.protocols]
     check_protocols(measured.values(), grid, sources)
     for row in grid.rows:
         check_row(row, measured.values(), grid, sources)
-    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
+    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=notes)
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)
+    plan.places = places(grid, evaluations, sources)
     for row in grid.rows:
         trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights else None
         behind = _behind(row, grid, trainings)
@@ -165,6 +175,8 @@ def _evaluation_specs(
     data = {**as_spec(evaluation.data), **images.facts(evaluation.data)}
     place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
     images.check_counts(of_labels, place)
+    if not all(KINDS[name].reads_masks for name in measured):
+        images.check_labels(f"{place}.data.name")
     specs = {}
     for name in with_what_they_build_on(measured):
         kind = KINDS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mimbench.config.grid import load_grid
 from mimbench.config.schema import DataConfig
 from mimbench.data.sampling import BatchSampler, derive, uniforms
 from mimbench.data.sources import source
-from mimbench.data.sources.base import DATA_ROOT
+from mimbench.data.sources.places import DATA_ROOT
 from mimbench.data.views import MEAN, STD, Images, normalize
 from mimbench.errors import UserError
 from mimbench.plan.graph import make_plan
@@ -164,8 +165,8 @@ def test_requesting_more_images_than_a_split_has_is_an_error(cache):
 
 def test_an_image_folder_is_listed_once_per_plan(pets, ablations, tmp_path, monkeypatch):
     """Seven rows ask for it, and the evaluation with other settings."""
-    listed, original = [], Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda path, *args: listed.append(path.name) or original(path, *args))
+    listed, original = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda path, **how: listed.append(Path(path).name) or original(path, **how))
     scale = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
     scale["data"].update(name="pets", images=60)
     scale["evaluation"] = {"data": {"name": "pets", "size": 32, "flip": False}, "labeled": 50, "val": 3, "test": 8}
@@ -194,6 +195,7 @@ def test_a_folder_may_hold_labeled_images_and_masks(pets, tmp_path):
     assert not (tmp_path / "pets" / "images").exists()
     for kind in ("images", "annotations"):
         (tmp_path / "pets" / kind / "training").mkdir(parents=True)
+    (tmp_path / "pets" / "classes.json").write_text('["ground", "pet"]')
     both = source("pets")
     assert both.counts()["train"] > 0
     assert "segmentation_manifest" in both.segmentation_facts()
@@ -202,6 +204,7 @@ def test_a_folder_may_hold_labeled_images_and_masks(pets, tmp_path):
 def test_a_folder_with_masks_alone_has_no_labeled_images(monkeypatch, tmp_path):
     monkeypatch.setenv(DATA_ROOT, str(tmp_path))
     (tmp_path / "streets" / "images" / "training").mkdir(parents=True)
+    (tmp_path / "streets" / "classes.json").write_text('["road", "sky"]')
     assert "segmentation_manifest" in source("streets").segmentation_facts()
     with pytest.raises(UserError, match=r"data.name: no train/ and val/"):
         source("streets").counts()

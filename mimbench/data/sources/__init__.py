@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+from mimbench.data.sources import cifar
 from mimbench.data.sources.ade20k import ADE20K
 from mimbench.data.sources.base import Source
 from mimbench.data.sources.builtin import BuiltIn
 from mimbench.data.sources.folder import ImageFolder
+from mimbench.data.sources.pack import DESCRIPTION, Pack
+from mimbench.data.sources.places import BUILT_IN, folder_of
 
 Sources = Callable[[str], Source]
-NAMED: dict[str, type[Source]] = {"shapes": BuiltIn, "shapes-trial": BuiltIn}
 
 
 class Folder(ImageFolder, ADE20K):
@@ -16,5 +18,10 @@ class Folder(ImageFolder, ADE20K):
 
 
 def source(name: str) -> Source:
-    """The data set of this name: one of ours, or a folder under MIMBENCH_DATA. A plan makes one per name."""
-    return NAMED.get(name, Folder)(name)
+    """The data set of this name or path: built in, or what its folder holds. A plan makes one per name."""
+    if name in BUILT_IN:
+        return BuiltIn(name)
+    folder = folder_of(name)
+    if (folder / DESCRIPTION).is_file():
+        return Pack(name)
+    return cifar.Cifar(name) if cifar.find(folder) else Folder(name)
