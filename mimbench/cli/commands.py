@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
 from mimbench.cli.parser import make_parser
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
@@ -255,7 +256,7 @@ def publish_grid(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs, examine,
-                    list_parts, publish_grid)
+                    list_parts, publish_grid, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

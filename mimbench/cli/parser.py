@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 from mimbench import __version__
+from mimbench.cli.data import add_commands as add_data_commands
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     publish.add_argument("--scale", default="tiny")
     publish.add_argument("--to", default="results/published", metavar="DIR")
 
+    add_data_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish):
         _results_option(other)
     return parser

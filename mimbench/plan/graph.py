@@ -174,9 +174,9 @@ def _evaluation_specs(
     images = sources(evaluation.data.name)
     data = {**as_spec(evaluation.data), **images.facts(evaluation.data)}
     place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
-    images.check_counts(of_labels, place)
     if not all(KINDS[name].reads_masks for name in measured):
         images.check_labels(f"{place}.data.name")
+    images.check_counts(of_labels, place)
     specs = {}
     for name in with_what_they_build_on(measured):
         kind = KINDS[name]

@@ -20,7 +20,7 @@ from mimbench.store.files import make_folder_once
 
 FOLDERS = {"labeled": "training", "val": "validation", "test": "test"}
 OFFICIAL = "ADEChallengeData2016"  # the archive's own folder
-OFFICIAL_FILE = "objectInfo150.txt"
+OFFICIAL_FILE, ADE_CLASSES = "objectInfo150.txt", 150
 
 
 class ADE20K(Source):
@@ -67,6 +67,14 @@ class ADE20K(Source):
         lost = self._unreadable_pairs(cache)
         names = ", ".join(str(path.relative_to(self._masks_root)) for path in sorted(lost)[:10])
         return [f"{len(lost)} images left out, unreadable or with an unreadable mask: {names}"] if lost else []
+
+    def readable_masks(self, cache: Path) -> list[Path]:
+        lost = self._unreadable_pairs(cache)
+        return [mask for image, mask in self._pairs if image not in lost]
+
+    def class_count(self) -> int:
+        names = read_classes(self._masks_root)
+        return ADE_CLASSES if names is None else len(names)
 
     @cached_property
     def _masks_root(self) -> Path:

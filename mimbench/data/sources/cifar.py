@@ -45,7 +45,7 @@ def find(root: Path) -> tuple[Path, Version] | None:
 
 
 class Cifar(Listed):
-    def content(self, root: Path) -> Content:
+    def read(self, root: Path) -> Content:
         found = find(root)
         assert found is not None  # else the data set is a folder of images
         folder, version = found

@@ -5,31 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimbench.data.sources import imagenet, tiny_imagenet
+from mimbench.data.sources.ade20k import OFFICIAL
 from mimbench.data.sources.base import LABELED
 from mimbench.data.sources.listing import Files, Listing, class_folders, content_of, images_in
+from mimbench.data.sources.places import existing
 from mimbench.data.sources.splits import Content, Listed
 from mimbench.errors import UserError
-
-MASK_FOLDERS = frozenset({"images", "annotations"})  # of ADE20K's layout
 
 
 class ImageFolder(Listed):
     """train/ with val/ or test/; train/ alone, or class folders alone; or images without class folders: no labels."""
 
-    def content(self, root: Path) -> Content:
+    def has_images(self) -> bool:
+        root = existing(self.name)
+        with_masks = any((place / "images" / "training").is_dir() for place in (root, root / OFFICIAL))
+        return (root / "train").is_dir() or not with_masks
+
+    def read(self, root: Path) -> Content:
+        if not self.has_images():
+            raise self._lacks(*LABELED)
         for layout in (tiny_imagenet.listing, imagenet.listing, _listing):
             if found := layout(root):
                 return content_of(root, found)
-        if (root / "images" / "training").is_dir():
-            raise self._lacks(*LABELED)
         raise UserError(f"{root}: no images. Expected: train/ and val/ (or test/) with one folder per class, class folders "
                         "alone, or images alone.")  # fmt: skip
 
 
 def _listing(root: Path) -> Listing | None:
     train = root / "train" if (root / "train").is_dir() else root
-    is_ade = train == root and (root / "annotations").is_dir()
-    files = class_folders(train, MASK_FOLDERS if is_ade else frozenset())
+    files = class_folders(train)
     if not files:
         flat: Files = [(path, "") for path in images_in(train)]
         return Listing(flat, None, labeled=False) if flat else None

@@ -57,9 +57,9 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def class_folders(folder: Path, skip: frozenset[str] = frozenset()) -> Files:
+def class_folders(folder: Path) -> Files:
     """Every image below a subfolder, with the subfolder's name; subfolders without images are none."""
-    groups = [entry for entry in _entries(folder) if entry.is_dir() and entry.name not in skip]
+    groups = [entry for entry in _entries(folder) if entry.is_dir()]
     return [(path, group.name) for group in groups for path in images_below(Path(group.path))]
 
 

@@ -20,7 +20,7 @@ DESCRIPTION = "pack.json"
 class Pack(Listed):
     """Not changed after it was written: its fingerprint is that of its shards' digests."""
 
-    def content(self, root: Path) -> Content:
+    def read(self, root: Path) -> Content:
         described = _described(root / DESCRIPTION)
         test = described["parts"].get("test")
         files = [file for part in described["parts"].values() for file in (*part["shards"], *part["tables"])]

@@ -41,32 +41,33 @@ class Content:
 class Listed(Source):
     """Our test split is the data set's val/ or test/; our val split is held out of its training images."""
 
-    def content(self, root: Path) -> Content:
+    def has_images(self) -> bool:
+        """Besides images with masks."""
+        return True
+
+    def read(self, root: Path) -> Content:
         raise NotImplementedError
 
     @cached_property
-    def _content(self) -> Content:
-        return self.content(existing(self.name))
+    def content(self) -> Content:
+        return self.read(existing(self.name))
 
     def place(self) -> str:
         return place_of(self.name)
 
     def facts(self, config: DataConfig) -> dict[str, Any]:
-        return {"name": "folder", "manifest": self._content.manifest}
+        return {"name": "folder", "manifest": self.content.manifest}
 
     def counts(self) -> dict[str, int]:
         return {split: len(self._split(split)[1]) for split in SPLITS}
 
     def classes(self) -> int:
-        if not self._content.classes:
+        if not self.content.classes:
             raise UserError(
                 f"data.name: {self.name} has no labels (no class folders): it can pre-train, and evaluation.data.name "
                 "must name a data set with labels."
             )
-        return len(self._content.classes)
-
-    def class_names(self) -> tuple[str, ...]:
-        return self._content.classes
+        return len(self.content.classes)
 
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
         part, index = self._split(split)
@@ -77,12 +78,12 @@ class Listed(Source):
         if not len(kept):
             raise UserError(f"{self.name}/{split}: not one of {len(index)} images is readable.")
         return Images(
-            _taken(part.images, kept, config.size), part.labels[kept], len(self._content.classes), config, len(lost)
+            _taken(part.images, kept, config.size), part.labels[kept], len(self.content.classes), config, len(lost)
         )
 
     def warnings(self) -> list[str]:
         """Classes that are trained and never tested."""
-        content = self._content
+        content = self.content
         tested = set() if content.test is None else set(content.test.labels.tolist())
         missing = [name for label, name in enumerate(content.classes) if label not in tested]
         if content.test is None or not missing:
@@ -91,7 +92,7 @@ class Listed(Source):
 
     def unreadable(self, cache: Path) -> dict[str, str]:
         """File -> why."""
-        content = self._content
+        content = self.content
         parts = [part for part in (content.train, content.test) if part is not None]
         files = (
             [found for part in parts for found in part.images if isinstance(found, Path)] if _of_files(parts) else []
@@ -110,7 +111,7 @@ class Listed(Source):
         return flags
 
     def _split(self, split: str) -> tuple[Part, np.ndarray]:
-        content = self._content
+        content = self.content
         if split == "test" and content.test is not None:
             return content.test, np.arange(len(content.test.labels))
         index = np.arange(len(content.train.labels))
@@ -131,7 +132,7 @@ class Listed(Source):
         return np.array([i for i in index if self._relative(part.images[i]) in unreadable], np.int64)
 
     def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self._content.root))
+        return str(path.relative_to(self.content.root))
 
 
 def _of_files(parts: list[Part]) -> bool:
