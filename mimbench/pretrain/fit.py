@@ -139,10 +139,10 @@ def _set_activation_checkpointing(objective: Objective, wanted: bool) -> None:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors in any nesting; the view `raw` travels as bytes."""
+    """Tensors in any nesting; images travel as bytes."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
         moved = {k: to_device(v, device) for k, v in value.items()}
-        return {**moved, "raw": to_unit(moved["raw"])} if "raw" in moved else moved
+        return {k: to_unit(v) if k in ("raw", "tokenizer_raw") else v for k, v in moved.items()}
     return value.to(device) if hasattr(value, "to") else value

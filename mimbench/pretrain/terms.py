@@ -14,6 +14,7 @@ from mimbench.config.schema import ONLY, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.rendering import copies_of
 from mimbench.data.sampling import derive
+from mimbench.data.views import normalize
 from mimbench.models.encoder import Encoder
 from mimbench.models.ranks import gathered
 from mimbench.parts import Batch, Decoder, Masks, PatchGrid, Tokenizer
@@ -27,9 +28,13 @@ class FrozenTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, grid: PatchGrid, device: torch.device) -> None:
         self._tokenizer, self._grid = tokenizer.eval().requires_grad_(False).to(device), grid
+        self._own_view = getattr(tokenizer, "stride", None) not in (None, grid.patch)
         self.width: Callable[[PatchGrid], int] = tokenizer.width
 
     def __call__(self, view: Batch) -> Tensor:
+        if self._own_view:
+            raw = view["tokenizer_raw"]
+            view = {**view, "raw": raw, "image": normalize(raw)}
         return self._tokenizer(view, self._grid)
 
 
@@ -66,6 +71,16 @@ class Term(nn.Module):
     def count(self, masks: Masks | None, images: int) -> int:
         """What the sum of the values is divided by: positions or images of the whole global batch."""
         return masks.total if self.level == "patch" and masks is not None and not self.by_image else images
+
+
+def tokenizer_side(recipe: dict[str, Any]) -> int | None:
+    """Of the images for a tokenizer whose tokens have another stride than the encoder's patches; None: there is none."""
+    patch, size = recipe["encoder"]["patch"], recipe["data"]["size"]
+    for term in specs_of(recipe).values():
+        stride = getattr(registry.build("tokenizer", term["tokenizer"]), "stride", None)
+        if stride not in (None, patch):
+            return int(size // patch * stride)
+    return None
 
 
 def in_order(same_as: dict[str, str | None]) -> list[str]:

@@ -15,6 +15,7 @@ from mimbench.parts import PatchGrid
 from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.terms import tokenizer_side
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
 from mimbench.run.data import data_of
 from mimbench.run.weights import encoder_config, keep_weights, parent_weights
@@ -66,7 +67,7 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Run
     found = source(data.name)
     images = found.load(data, "train", store.cache).head(data.images)
     seed, curve = derive(spec["seed"], "pretraining"), folder.path / "curve.csv"
-    dataset = Keyed(images, seed, views, recipe["encoder"]["patch"])
+    dataset = Keyed(images, seed, views, recipe["encoder"]["patch"], tokenizer_side(recipe))
     stream = training_stream(dataset, len(images), schedule, seed, runtime)
     fit(objective, stream, schedule, folder.work, seed, runtime, curve=curve)
     last_loss = float(curve.read_text().strip().rsplit("\n", 1)[-1].split(",")[1]) if runtime.rank == 0 else 0.0

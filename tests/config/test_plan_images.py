@@ -100,6 +100,8 @@ def test_labels_are_missed_while_planning(photos, ablations, tmp_path):
         path.rename(flat / path.name)
     with pytest.raises(UserError, match="flat has no labels"):
         plan_of(ablations, tmp_path, "flat", 40, labeled=None, val=None, test=None)
+    for path in (photos / "val" / "cat").iterdir():
+        path.unlink()
     with pytest.raises(UserError, match="photos has one class"):
         plan_of(ablations, tmp_path, "photos", 40, labeled=None, val=None, test=None)
 
