@@ -7,11 +7,10 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mimbench.config.terms import ViewConfig
-from mimbench.data.crops import DRAWS, crop_boxes, decoded
+from mimbench.data.crops import DRAWS, crop_boxes, cut, resized
 from mimbench.data.decoding import opened
 from mimbench.data.sampling import derive, uniforms
 from mimbench.data.views import Source
@@ -60,15 +59,12 @@ def _chosen(draws: np.ndarray, chance: float) -> Tensor:
 
 
 def _cropped(source: Source, index: np.ndarray, view: ViewConfig, side: int, draws: np.ndarray) -> Tensor:
-    """Random resized crops: of images in memory by one bicubic sampling of the batch, of files by Pillow."""
+    """Random resized crops: of images in memory by one bicubic sampling of the batch, of files one by one."""
     if not isinstance(source, np.ndarray):
         pictures = [opened(source[place]) for place in index]
         boxes = crop_boxes(np.array([picture.size for picture in pictures]), view.crop, draws)
-        resized = []
-        for picture, box in zip(pictures, boxes, strict=True):
-            image, area = decoded(picture, box, side)
-            resized.append(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, area)))
-        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
+        found = [resized(cut(picture, box, side), side) for picture, box in zip(pictures, boxes, strict=True)]
+        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().div_(255)
     images = torch.from_numpy(np.asarray(source[index])).permute(0, 3, 1, 2).float().div_(255)
     rows, columns = images.shape[-2:]
     boxes = crop_boxes(np.tile([columns, rows], (len(images), 1)), view.crop, draws).astype(np.float64)

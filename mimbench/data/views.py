@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.crops import DRAWS, crop_boxes, decoded
+from mimbench.data.crops import DRAWS, crop_boxes, cut, resized
 from mimbench.data.decoding import Picture, Pixels, opened
 from mimbench.data.sampling import derive, uniforms
 from mimbench.errors import UserError
@@ -62,26 +62,27 @@ class Images:
             return [_channels_first(found)]
         pictures = [opened(self.source[index]) for index in table[:, 1]]
         if config.crop is None:
-            views = [
-                [_shifted(picture.pixels(), config, drawn)] for picture, drawn in zip(pictures, draws, strict=True)
-            ]
+            views = [[_shifted(p.pixels(), config, d)] for p, d in zip(pictures, draws, strict=True)]
             if side is not None:
-                views = [[view, view.resize((side, side), Image.Resampling.LANCZOS)] for (view,) in views]
+                views = [[view, _lanczos(view, side)] for (view,) in views]
         else:
             sizes = np.array([picture.size for picture in pictures])
             boxes = crop_boxes(sizes, config.crop, uniforms(derive(seed, "crop"), table, DRAWS))
-            views = [_cut(picture, box, config.size, side) for picture, box in zip(pictures, boxes, strict=True)]
+            views = [_cropped(picture, box, config.size, side) for picture, box in zip(pictures, boxes, strict=True)]
         return [
             _channels_first(np.stack([_recolored(view, config, d) for view, d in zip(same, draws, strict=True)]))
             for same in zip(*views, strict=True)
         ]
 
 
-def _cut(picture: Picture | Pixels, box: np.ndarray, size: int, side: int | None) -> list[Image.Image]:
+def _cropped(picture: Picture | Pixels, box: np.ndarray, size: int, side: int | None) -> list[np.ndarray]:
     """The box at the encoder's size, and at the tokenizer's."""
-    image, area = decoded(picture, box, max(size, side or 0))
-    views = [image.resize((size, size), Image.Resampling.BICUBIC, area)]
-    return views if side is None else [*views, image.resize((side, side), Image.Resampling.LANCZOS, area)]
+    found = cut(picture, box, max(size, side or 0))
+    return [resized(found, size)] if side is None else [resized(found, size), _lanczos(found, side)]
+
+
+def _lanczos(array: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(array).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def check_available(place: str, requested: int | None, available: int) -> None:
@@ -137,18 +138,20 @@ def _center_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _shifted(image: Image.Image, config: DataConfig, draws: np.ndarray) -> Image.Image:
+def _shifted(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
     whole = _center_crop(image, config.size)
-    return Image.fromarray(_shift_and_flip(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0])
+    return _shift_and_flip(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0]
 
 
-def _recolored(view: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
+def _recolored(view: np.ndarray, config: DataConfig, draws: np.ndarray) -> np.ndarray:
     """Flip and color jitter, from eight draws."""
     if config.flip and draws[0] < 0.5:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if config.jitter:
-        for enhance, draw in zip(
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True
-        ):
-            view = enhance(view).enhance(1 + config.jitter * (2 * float(draw) - 1))
-    return np.asarray(view)
+        view = view[:, ::-1]
+    if not config.jitter:
+        return view
+    image = Image.fromarray(view)
+    for enhance, draw in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True
+    ):
+        image = enhance(image).enhance(1 + config.jitter * (2 * float(draw) - 1))
+    return np.asarray(image)
