@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.data.views import MEAN, STD
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.sweep import sweep
@@ -121,7 +121,7 @@ def pipeline(train: bool, settings: dict[str, Any], size: int, *, fixed_size: bo
 
 
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    images, size = source(under_test.segmentation_data), settings["crop"] or under_test.data.size
+    images, size = opened(under_test.segmentation_data), settings["crop"] or under_test.data.size
     counts = under_test.counts
     root = images.segmentation_root(under_test.data, counts, under_test.cache)
     train, val, test = (

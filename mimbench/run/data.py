@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mimbench.config.schema import DataConfig, from_spec
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.errors import UserError
 
 
@@ -17,7 +17,7 @@ def data_of(spec: dict[str, Any]) -> DataConfig:
     if "manifest" not in data:
         return config
     found = replace(config, name=_place(spec, data["manifest"]))
-    _check_same(found.name, source(found.name).facts(found)["manifest"], data["manifest"])
+    _check_same(found.name, opened(found.name).facts(found)["manifest"], data["manifest"])
     return found
 
 
@@ -27,7 +27,7 @@ def masks_of(spec: dict[str, Any]) -> str:
     if not manifest or manifest not in spec.get("places", {}):
         return str(name)
     place = _place(spec, manifest)
-    _check_same(place, source(place).segmentation_facts()["segmentation_manifest"], manifest)
+    _check_same(place, opened(place).segmentation_facts()["segmentation_manifest"], manifest)
     return place
 
 

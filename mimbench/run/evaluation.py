@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import EncoderConfig, from_spec
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.kinds import KINDS
 from mimbench.run.data import data_of, masks_of
@@ -39,8 +39,8 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
 def data_flags(under_test: EncoderUnderTest, spec: dict[str, Any]) -> list[str]:
     """Images that it could not read."""
     if KINDS[spec["kind"]].reads_masks:
-        return source(under_test.segmentation_data).segmentation_flags(under_test.cache)
-    return source(under_test.data.name).flags(("labeled", "val", "test"), under_test.cache)
+        return opened(under_test.segmentation_data).segmentation_flags(under_test.cache)
+    return opened(under_test.data.name).flags(("labeled", "val", "test"), under_test.cache)
 
 
 def evaluate(

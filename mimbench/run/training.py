@@ -10,7 +10,7 @@ from mimbench.config.schema import ScheduleConfig, TokenizerTraining, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import derive
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.parts import PatchGrid
 from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.fit import fit
@@ -32,7 +32,7 @@ def train_tokenizer(
     data, training = data_of(spec), from_spec(TokenizerTraining, spec["training"])
     grid = PatchGrid.of(data.size, spec["patch"])
     tokenizer = make_tokenizer(spec["tokenizer"], grid, spec["seed"])
-    found = source(data.name)
+    found = opened(data.name)
     images = found.load(data, "train", store.cache).head(data.images)
     objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
     seed = derive(spec["seed"], "tokenizer training")
@@ -64,7 +64,7 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Run
     other = encoder_config(store, spec["parents"]["teacher"]) if "teacher" in state else None
     objective = make_pretraining(recipe, state, spec["seed"], runtime.device, other)
     views = {name: from_spec(ViewConfig, view) for name, view in recipe.get("views", {}).items()}
-    found = source(data.name)
+    found = opened(data.name)
     images = found.load(data, "train", store.cache).head(data.images)
     seed, curve = derive(spec["seed"], "pretraining"), folder.path / "curve.csv"
     dataset = Keyed(images, seed, views, recipe["encoder"]["patch"], tokenizer_side(recipe))

@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 from mimbench.config.grid import load_grid
+from mimbench.data.sources import forget
 from mimbench.data.sources.places import DATA_ROOT
 from mimbench.errors import UserError
 from mimbench.plan.graph import make_plan
@@ -80,6 +81,7 @@ def test_runs_are_named_by_the_images_and_found_again_after_a_move(photos, ablat
     name = plan.rows["beit"][0]["pretrain"]
     assert data_of(store.run(name).spec()).name == "photos"
     photos.rename(tmp_path / "elsewhere")
+    forget()
     with pytest.raises(UserError, match="photos"):
         data_of(store.run(name).spec())
     moved = plan_of(ablations, tmp_path, str(tmp_path / "elsewhere"))
@@ -89,6 +91,7 @@ def test_runs_are_named_by_the_images_and_found_again_after_a_move(photos, ablat
     spec = store.run(name).spec()
     assert data_of(spec).name == str(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "train" / "cat" / "0.png").unlink()
+    forget()
     with pytest.raises(UserError, match=r"its files have changed since the run was planned"):
         data_of(spec)
 
