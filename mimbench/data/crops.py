@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mimbench.data.decoding import Picture, Pixels
+from mimbench.data.decoding import Picture, Pixels, opened
 
 TRIES = 10
 DRAWS = 4 * TRIES  # per image: area, aspect, left and top of each try
 RATIO = (3 / 4, 4 / 3)
+OPEN_FILES = 64  # at a time, however large the batch
 REDUCE_FROM = 2  # a JPEG file may be decoded at a fraction if the crop keeps that many times the side of its view
 Crop = tuple[float, float] | None  # smallest and largest area, as a share of the image's
 
@@ -46,8 +49,17 @@ def _central(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([(sizes - cut) // 2, cut], 1)
 
 
-def cut(picture: Picture | Pixels, box: np.ndarray, side: int) -> np.ndarray:
-    """The box as (h, w, 3) for a view of `side` pixels. Large JPEG files are decoded at 1/2, 1/4 or 1/8."""
+def cropped(source: Any, index: np.ndarray, crop: Crop, draws: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """The crops of source[i] for each i of `index`, (h, w, 3) each, for views of `side` pixels."""
+    for start in range(0, len(index), OPEN_FILES):
+        some = slice(start, start + OPEN_FILES)
+        pictures = [opened(source[i]) for i in index[some]]
+        boxes = crop_boxes(np.array([picture.size for picture in pictures]), crop, draws[some])
+        yield from (_cut(picture, box, side) for picture, box in zip(pictures, boxes, strict=True))
+
+
+def _cut(picture: Picture | Pixels, box: np.ndarray, side: int) -> np.ndarray:
+    """Large JPEG files are decoded at 1/2, 1/4 or 1/8."""
     left, top, width, height = box.tolist()
     if isinstance(picture, Pixels):
         return np.array(picture.array[top : top + height, left : left + width])

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimbench.config.terms import ViewConfig
-from mimbench.data.crops import DRAWS, crop_boxes, cut, resized
-from mimbench.data.decoding import opened
+from mimbench.data.crops import DRAWS, crop_boxes, cropped, resized
 from mimbench.data.sampling import derive, uniforms
 from mimbench.data.views import Source
 
@@ -61,9 +60,7 @@ def _chosen(draws: np.ndarray, chance: float) -> Tensor:
 def _cropped(source: Source, index: np.ndarray, view: ViewConfig, side: int, draws: np.ndarray) -> Tensor:
     """Random resized crops: of images in memory by one bicubic sampling of the batch, of files one by one."""
     if not isinstance(source, np.ndarray):
-        pictures = [opened(source[place]) for place in index]
-        boxes = crop_boxes(np.array([picture.size for picture in pictures]), view.crop, draws)
-        found = [resized(cut(picture, box, side), side) for picture, box in zip(pictures, boxes, strict=True)]
+        found = [resized(crop, side) for crop in cropped(source, index, view.crop, draws, side)]
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().div_(255)
     images = torch.from_numpy(np.asarray(source[index])).permute(0, 3, 1, 2).float().div_(255)
     rows, columns = images.shape[-2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,12 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.crops import DRAWS, crop_boxes, cut, resized
-from mimbench.data.decoding import Picture, Pixels, opened
+from mimbench.data.crops import DRAWS, cropped, resized
+from mimbench.data.decoding import opened
 from mimbench.data.sampling import derive, uniforms
 from mimbench.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-
-
 Source = Any  # an array (n, S, S, 3), or a sequence of paths or of arrays (H, W, 3)
 
 
@@ -58,27 +56,24 @@ class Images:
         draws = uniforms(seed, table, 8)
         if isinstance(self.source, np.ndarray) and config.crop is None and not config.jitter and side is None:
             flipped = draws[:, 0] < (0.5 if config.flip else 0.0)
-            found = _shift_and_flip(np.asarray(self.source[table[:, 1]]), config.shift, flipped, draws[:, 1:3])
-            return [_channels_first(found)]
-        pictures = [opened(self.source[index]) for index in table[:, 1]]
+            images = np.asarray(self.source[table[:, 1]])
+            return [_channels_first(_shift_and_flip(images, config.shift, flipped, draws[:, 1:3]))]
+        found: Iterator[np.ndarray]
         if config.crop is None:
-            views = [[_shifted(p.pixels(), config, d)] for p, d in zip(pictures, draws, strict=True)]
-            if side is not None:
-                views = [[view, _lanczos(view, side)] for (view,) in views]
+            found = (
+                _shifted(opened(self.source[i]).pixels(), config, d) for i, d in zip(table[:, 1], draws, strict=True)
+            )
         else:
-            sizes = np.array([picture.size for picture in pictures])
-            boxes = crop_boxes(sizes, config.crop, uniforms(derive(seed, "crop"), table, DRAWS))
-            views = [_cropped(picture, box, config.size, side) for picture, box in zip(pictures, boxes, strict=True)]
+            corners, needed = uniforms(derive(seed, "crop"), table, DRAWS), max(config.size, side or 0)
+            found = cropped(self.source, table[:, 1], config.crop, corners, needed)
+        views = [
+            [resized(crop, config.size)] if side is None else [resized(crop, config.size), _lanczos(crop, side)]
+            for crop in found
+        ]
         return [
             _channels_first(np.stack([_recolored(view, config, d) for view, d in zip(same, draws, strict=True)]))
             for same in zip(*views, strict=True)
         ]
-
-
-def _cropped(picture: Picture | Pixels, box: np.ndarray, size: int, side: int | None) -> list[np.ndarray]:
-    """The box at the encoder's size, and at the tokenizer's."""
-    found = cut(picture, box, max(size, side or 0))
-    return [resized(found, size)] if side is None else [resized(found, size), _lanczos(found, side)]
 
 
 def _lanczos(array: np.ndarray, side: int) -> np.ndarray:

@@ -143,3 +143,16 @@ def test_bytes_become_numbers_from_zero_to_one_and_numbers_stay():
     raw = torch.tensor([0, 51, 255], dtype=torch.uint8)
     assert torch.allclose(to_unit(raw), torch.tensor([0.0, 0.2, 1.0]))
     assert torch.equal(to_unit(to_unit(raw)), to_unit(raw))
+
+
+def test_a_large_batch_holds_few_files_open(tmp_path):
+    import resource
+
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.jpg")
+    images = Images([tmp_path / "a.jpg"], np.zeros(1, np.int64), 1, DataConfig(size=8, crop=(0.3, 1.0)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        assert images.augmented(0, [(epoch, 0) for epoch in range(400)]).shape == (400, 3, 8, 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sources.places import DATA_ROOT, folder_of
+from mimbench.data.sources.places import DATA_ROOT, folder_of, is_path
 from mimbench.data.views import Images, check_available
 from mimbench.errors import UserError
 
@@ -88,7 +88,8 @@ class Source:
             raise UserError(f"{place}: {self.name} has one class; a protocol that reads labels needs at least two.")
 
     def _lacks(self, key: str, layout: str) -> UserError:
-        return UserError(f"{key}: no {layout} in {folder_of(self.name)}; {DATA_ROOT} is the dataset root of names.")
+        root = "" if is_path(self.name) else f" Is {DATA_ROOT} set to the dataset root?"
+        return UserError(f"{key}: no {layout} in {folder_of(self.name)}.{root}")
 
 
 def _listed(counts: dict[str, int]) -> str:
