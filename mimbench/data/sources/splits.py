@@ -103,7 +103,7 @@ class Listed(Source):
         lost, flags = self.unreadable(cache), []
         for split in splits if lost else ():
             part, index = self._split(split)
-            names = [self._relative(part.images[i]) for i in self._lost(part, index, lost)]
+            names = [str(part.images[i].relative_to(self.content.root)) for i in self._lost(part, index, lost)]
             if names:
                 flags.append(
                     f"{len(names)} unreadable of {len(index)} images left out of {split}: {_some(sorted(names))}"
@@ -129,10 +129,8 @@ class Listed(Source):
     def _lost(self, part: Part, index: np.ndarray, unreadable: dict[str, str]) -> np.ndarray:
         if not unreadable:
             return index[:0]
-        return np.array([i for i in index if self._relative(part.images[i]) in unreadable], np.int64)
-
-    def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self.content.root))
+        lost = {self.content.root / name for name in unreadable}
+        return np.array([i for i in index if part.images[i] in lost], np.int64)
 
 
 def _of_files(parts: list[Part]) -> bool:
