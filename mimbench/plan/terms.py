@@ -215,9 +215,15 @@ def _check_use_of_views(recipe: Recipe, place: str) -> None:
 def _check_strides(recipe: Recipe, built: Iterable[_Parts], place: str) -> None:
     """A loader renders one image of another size beside the encoder's."""
     patch = recipe.encoder.patch
-    strides = {parts.title["tokenizer"]: getattr(parts.tokenizer, "stride", None) for parts in built}
-    strides = {title: stride for title, stride in strides.items() if stride not in (None, patch)}
+    found = {parts.title["tokenizer"]: parts.tokenizer for parts in built}
+    strides = {
+        title: part.stride for title, part in found.items() if getattr(part, "stride", None) not in (None, patch)
+    }
     for title, stride in strides.items():
+        if found[title].trained:
+            raise UserError(
+                f"{place}: {title} is trained on the encoder's images, so it cannot have a stride of its own."
+            )
         own = f"{place}: {title} reads images of its own, {stride} pixels per token where the encoder has {patch};"
         if recipe.views:
             raise UserError(f"{own} a recipe with `views:` renders none. Use encoder.patch {stride}.")

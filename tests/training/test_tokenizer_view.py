@@ -21,11 +21,12 @@ from mimbench.pretrain.terms import tokenizer_side
 from mimbench.run.data import data_of
 from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
+from mimbench.testing import check_tokenizer
 
 PARTS = """
 import torch
 from mimbench.models.blocks import patchify
-from mimbench.parts import Tokenizer
+from mimbench.parts import Tokenizer, TrainedTokenizer
 
 class Half(Tokenizer):
     '''The pixels of an image of half the size.'''
@@ -37,11 +38,17 @@ class Half(Tokenizer):
         return 3 * self.stride**2
 
     def forward(self, batch, grid):
-        self.seen.append({key: batch[key] for key in ("raw", "image")})
+        self.seen.append(dict(batch))
         return patchify(batch["raw"], grid.rows, grid.columns)
 
 class Third(Half):
     stride = 3
+
+class Learned(TrainedTokenizer, Half):
+    stride = 2
+
+    def build(self, grid):
+        pass
 """
 
 
@@ -99,6 +106,17 @@ def test_what_a_loader_cannot_render_is_refused_while_planning(grid):
         UserError, match=r"own_views\.Third' and tokenizer 'own_views\.Half' read images of different sizes"
     ):
         grid(terms={"a": {}, "b": {"tokenizer": {"type": "own_views.Third"}}})
+
+
+def test_a_tokenizer_that_is_trained_here_has_no_stride_of_its_own(grid):
+    with pytest.raises(UserError, match=r"Learned' is trained on the encoder's images"):
+        grid(tokenizer={"type": "own_views.Learned"})
+
+
+def test_the_contract_of_tokenizers_gives_one_images_of_its_size(grid):
+    import own_views
+
+    check_tokenizer(own_views.Half())
 
 
 def test_a_tokenizer_with_the_encoders_stride_sees_the_encoders_images(grid):
