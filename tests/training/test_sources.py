@@ -88,6 +88,12 @@ def test_a_missing_data_set_with_a_layout_of_its_own_says_what_to_put_where(root
         source("./nowhere").counts()
 
 
+def test_a_misspelled_data_set_with_masks_is_named_with_its_key(root):
+    (root / "streets").mkdir()
+    with pytest.raises(UserError, match=r"segmentation_data \(.*unknown data set 'strets'\. Did you mean 'streets'"):
+        source("strets").segmentation_facts()
+
+
 def test_a_folder_of_nothing_is_an_error_that_lists_the_layouts(root):
     (root / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no images\. Expected: train/"):

@@ -14,7 +14,7 @@ from mimbench.config.schema import DataConfig
 from mimbench.data.scan import unreadable_files
 from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source
 from mimbench.data.sources.listing import images_in
-from mimbench.data.sources.places import folder_of, line_of, manifest, place_of
+from mimbench.data.sources.places import existing, folder_of, line_of, manifest, place_of
 from mimbench.errors import UserError
 from mimbench.store.files import make_folder_once
 
@@ -31,6 +31,7 @@ class ADE20K(Source):
         return (self._masks_root / "images" / FOLDERS["labeled"]).is_dir()
 
     def segmentation_facts(self) -> dict[str, Any]:
+        existing(self.name, SEGMENTED[0])
         if not self.has_masks():
             raise self._lacks(*SEGMENTED)
         return {"segmentation_data": "folder", "segmentation_manifest": self._masks_manifest}

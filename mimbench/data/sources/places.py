@@ -46,17 +46,17 @@ def folder_of(name: str) -> Path:
     return Path(root) / name
 
 
-def existing(name: str) -> Path:
-    """Its folder, or an error that says what to put where."""
+def existing(name: str, key: str = "data.name") -> Path:
+    """Its folder, or an error that says what to put where. `key` named it."""
     folder = folder_of(name)
     if folder.is_dir():
         return folder
     if is_path(name):
-        raise UserError(f"data.name: no folder {name}.")
+        raise UserError(f"{key}: no folder {name}.")
     if name in WHERE:
-        raise UserError(f"data.name: no folder {folder}. Try `mimbench data get {name}`, or put there {WHERE[name]}.")
+        raise UserError(f"{key}: no folder {folder}. Try `mimbench data get {name}`, or put there {WHERE[name]}.")
     present = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-    raise unknown(f"data.name ({DATA_ROOT}={folder.parent})", "data set", name, ["shapes", *present])
+    raise unknown(f"{key} ({DATA_ROOT}={folder.parent})", "data set", name, ["shapes", *present])
 
 
 def manifest(lines: Iterable[str]) -> str:
