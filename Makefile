@@ -49,6 +49,7 @@ check: lint test
 bench: setup-test
 	$(PY) benchmarks/commands.py
 	$(PY) benchmarks/speed.py
+	$(PY) benchmarks/data.py
 
 bench-slurm: setup-test
 	$(PY) benchmarks/slurm.py

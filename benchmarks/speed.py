@@ -151,7 +151,7 @@ def recipes() -> None:
         recipe = plan.runs[plan.rows[name][0]["pretrain"]].spec["recipe"]
         tokenizers = (make_tokenizer(term["tokenizer"], PatchGrid.of(32, 4), 0) for term in specs_of(recipe).values())
         state = next(({"tokenizer": tokenizer.state_dict()} for tokenizer in tokenizers if tokenizer.trained), {})
-        views = {view: ViewConfig(**given) for view, given in recipe.get("views", {}).items()}
+        views = {view: from_spec(ViewConfig, given) for view, given in recipe.get("views", {}).items()}
         raw = {
             copy: torch.rand(BATCH, 3, side_of(view, 32, 4), side_of(view, 32, 4))
             for copy, (view, _) in copies_of(views).items()

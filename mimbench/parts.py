@@ -137,6 +137,7 @@ class Tokenizer(nn.Module):
     target: ClassVar[str]  # codes: (B, N) int64; features: (B, N, D) float; distribution: the same, rows sum to 1
     levels: ClassVar[tuple[Level, ...]] = ("patch",)  # image: one target per image, without the dimension N
     views: ClassVar[tuple[str, ...]] = ("raw",)
+    stride: int | None = None  # pixels of its views per token; None: the encoder's patch, and the encoder's own views
     reads: ClassVar[Literal["views", "teacher", "student"]] = "views"  # see TeacherTokenizer, StudentTokenizer
     trained: ClassVar[bool] = False  # True: trained in a run of its own first, see TrainedTokenizer
     files: ClassVar[tuple[str, ...]] = ()  # arguments that are paths; a run's spec has the sha256 of their content

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
 from mimbench.cli.parser import make_parser
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
@@ -54,7 +55,10 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
     for row in grid.rows:
         if row.paper:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
-    return make_plan(grid, on_gpus=on_gpus)
+    plan = make_plan(grid, on_gpus=on_gpus)
+    for note in plan.notes:
+        print(f"mimbench: {note}", file=sys.stderr)
+    return plan
 
 
 def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False) -> dict[str, Any]:
@@ -276,7 +280,7 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs,
-                    examine, list_parts, publish_grid, export_run)
+                    examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench import env
-from mimbench.data.sources.base import DATA_ROOT
+from mimbench.data.sources.places import DATA_ROOT
 from mimbench.errors import RunFailed, UserError
 from mimbench.slurm.doctor import Check, cluster_checks
 from mimbench.store.results import Store

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 from mimbench import __version__
+from mimbench.cli.data import add_commands as add_data_commands
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -83,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 
+    add_data_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish, export):
         _results_option(other)
     return parser

@@ -71,7 +71,9 @@ class DataConfig(Checked):
     name: str = "shapes"
     size: Count = 32
     images: Count | None = None  # the first of the split; None: all
-    crop: tuple[PositiveShare, PositiveShare] | None = None  # smallest and largest area; None: the whole image
+    crop: tuple[PositiveShare, PositiveShare] | None = field(  # smallest and largest area; None: the whole image
+        default=None, metadata={"version": 2}
+    )
     shift: Whole = 0  # random shift in pixels in each direction, with the border repeated
     flip: bool = True
     jitter: Share = 0.0  # brightness, contrast, saturation
@@ -344,13 +346,16 @@ def _term(name: str, written: Any, recipe: dict[str, Any]) -> TermConfig:
 def as_spec(config: Any) -> dict[str, Any]:
     """A config dataclass as plain JSON values, without fields added later that have their neutral value.
 
-    Such a field is declared `field(default=..., metadata={"neutral": value})`: old runs keep their names.
+    Such a field is declared `field(default=..., metadata={"neutral": value})`: old runs keep their names. One whose meaning
+    changed has `metadata={"version": n}`, which stands beside its value where it is set: only those runs are renamed.
     """
-    spec = {}
+    spec: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if "neutral" not in item.metadata or value != item.metadata["neutral"]:
             spec[item.name] = list(value) if isinstance(value, tuple) else value
+        if "version" in item.metadata and value is not None:
+            spec[f"{item.name}_version"] = item.metadata["version"]
     return spec
 
 

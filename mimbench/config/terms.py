@@ -19,7 +19,9 @@ class ViewConfig(Checked):
     share: PositiveShare = 1.0  # of the side, rounded to whole patches
     count: Count = 1  # copies, each drawn on its own: NAME.0, NAME.1, ...
     masked: bool = True  # the student sees it through the masker
-    crop: tuple[PositiveShare, PositiveShare] | None = None  # area of the random resized crop; None: the whole image
+    crop: tuple[PositiveShare, PositiveShare] | None = field(  # area of the random resized crop; None: the whole image
+        default=None, metadata={"version": 2}
+    )
     flip: bool = True
     jitter: tuple[Share, Share, Share, Share] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
     jitter_chance: Share = 1.0

@@ -1,4 +1,4 @@
-"""A picture of the built-in data set: every class, with its masks."""
+"""Pictures of data sets: of the built-in one every class, with its masks; of files the first classes."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import numpy as np
 from PIL import Image
 
 from mimbench.data.sources import shapes
+from mimbench.data.views import Images
 
 COLUMNS, ZOOM = 6, 2
+ROWS, WIDE = 16, 10  # of a sheet of files
 GROUND = (0, 0, 0)
 PALETTE = (  # light enough to differ from the ground
     (230, 60, 60), (60, 180, 75), (255, 225, 25), (80, 130, 255), (245, 130, 48), (170, 70, 210),
@@ -25,3 +27,16 @@ def contact_sheet(path: Path) -> None:
     sheet = Image.fromarray(pairs.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3))
     sheet = sheet.quantize(256)  # a third of the bytes, and noise hides the difference
     sheet.resize((sheet.width * ZOOM, sheet.height * ZOOM), Image.Resampling.NEAREST).save(path, optimize=True)
+
+
+def sheet_of(images: Images, path: Path) -> None:
+    """Write a PNG with one row per class: its first images, cropped to squares."""
+    side, shown = images.config.size, np.unique(images.labels)[:ROWS]
+    sheet = np.zeros((len(shown) * side, WIDE * side, 3), np.uint8)
+    for row, label in enumerate(shown):
+        chosen = np.flatnonzero(images.labels == label)[:WIDE]
+        drawn = (images.plain(chosen.tolist()) * 255).round().byte().numpy()  # (columns, 3, side, side)
+        strip = drawn.transpose(2, 0, 3, 1).reshape(side, -1, 3)
+        sheet[row * side : (row + 1) * side, : strip.shape[1]] = strip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path, optimize=True)

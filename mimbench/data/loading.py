@@ -18,16 +18,24 @@ from mimbench.runtime import Runtime
 
 
 class Keyed(Dataset[Any]):
-    """Augmented images by (epoch, index), a whole batch at once; or the `views` of a recipe, by name."""
+    """Augmented images by (epoch, index), a whole batch at once; or the `views` of a recipe, by name.
+
+    `tokenizer_side`: a tokenizer gets each image at a size of its own.
+    """
 
     def __init__(
-        self, images: Images, seed: int, views: dict[str, ViewConfig] | None = None, patch: int | None = None
-    ) -> None:
+        self, images: Images, seed: int, views: dict[str, ViewConfig] | None = None, patch: int | None = None,
+        tokenizer_side: int | None = None,
+    ) -> None:  # fmt: skip
         self.images, self.seed, self.views, self.patch = images, seed, views, patch
+        self.tokenizer_side = tokenizer_side
         self.labels = torch.from_numpy(images.labels)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
         labels = self.labels[[index for _, index in keys]]
+        if self.tokenizer_side is not None:
+            raw, own = self.images.for_two(self.seed, keys, self.tokenizer_side)
+            return {"raw": raw, "tokenizer_raw": own, "label": labels}
         if not self.views:
             return {"raw": self.images.augmented(self.seed, keys), "label": labels}
         table, size = np.asarray(keys, np.int64), self.images.config.size

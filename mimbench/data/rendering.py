@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mimbench.config.terms import ViewConfig
+from mimbench.data.crops import DRAWS, crop_boxes, cropped, resized
 from mimbench.data.sampling import derive, uniforms
-from mimbench.data.views import crop_box, open_image
+from mimbench.data.views import Source
 
-LANES = 16  # draws per copy: flip, 4 of the crop, jitter?, its 4, gray?, blur?, its sigma, solarize?
+LANES = 16  # draws per copy: flip, 4 that are not used, jitter?, its 4, gray?, blur?, its sigma, solarize?
 GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and torchvision have it
 TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -36,7 +34,7 @@ def side_of(view: ViewConfig, size: int, patch: int) -> int:
 
 
 def render(
-    source: np.ndarray | Sequence[Path],
+    source: Source,
     keys: np.ndarray,
     views: dict[str, ViewConfig],
     size: int,
@@ -47,7 +45,8 @@ def render(
     rendered = {}
     for name, (view, copy) in copies_of(views).items():
         draws = uniforms(derive(seed, "view", name), keys, LANES)
-        images = _cropped(source, keys[:, 1], view, side_of(view, size, patch), draws)
+        corners = uniforms(derive(seed, "view", name, "crop"), keys, DRAWS)
+        images = _cropped(source, keys[:, 1], view, side_of(view, size, patch), corners)
         if view.flip:
             images = torch.where(_chosen(draws[:, 0], 0.5), images.flip(-1), images)
         rendered[name] = _recolored(images, view, copy, draws)
@@ -58,21 +57,14 @@ def _chosen(draws: np.ndarray, chance: float) -> Tensor:
     return torch.from_numpy(draws < chance).view(-1, 1, 1, 1)
 
 
-def _cropped(
-    source: np.ndarray | Sequence[Path], index: np.ndarray, view: ViewConfig, side: int, draws: np.ndarray
-) -> Tensor:
-    """Random resized crops: of images in memory by one bicubic sampling of the batch, of files by Pillow."""
+def _cropped(source: Source, index: np.ndarray, view: ViewConfig, side: int, draws: np.ndarray) -> Tensor:
+    """Random resized crops: of images in memory by one bicubic sampling of the batch, of files one by one."""
     if not isinstance(source, np.ndarray):
-        resized = []
-        for place, row in zip(index, draws, strict=True):
-            image = open_image(source[place])
-            left, top, width, height = crop_box(*image.size, view.crop, row)
-            box = (left, top, left + width, top + height)
-            resized.append(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box)))
-        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
+        found = [resized(crop, side) for crop in cropped(source, index, view.crop, draws, side)]
+        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().div_(255)
     images = torch.from_numpy(np.asarray(source[index])).permute(0, 3, 1, 2).float().div_(255)
     rows, columns = images.shape[-2:]
-    boxes = np.array([crop_box(columns, rows, view.crop, row) for row in draws], np.float64)
+    boxes = crop_boxes(np.tile([columns, rows], (len(images), 1)), view.crop, draws).astype(np.float64)
     if np.equal(boxes, [0, 0, side, side]).all():
         return images
     left, top, width, height = torch.from_numpy(boxes).float().T

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,52 +12,72 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sampling import uniforms
+from mimbench.data.crops import DRAWS, cropped, resized
+from mimbench.data.decoding import opened
+from mimbench.data.sampling import derive, uniforms
 from mimbench.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+Source = Any  # an array (n, S, S, 3), or a sequence of paths or of arrays (H, W, 3)
 
 
 class Images:
-    """One split: uint8 images in memory, or files. Rendered as batches of the view `raw`, (B, 3, S, S) in [0, 1]."""
+    """One split: uint8 images of the views' size in one array, or files, or images of different sizes."""
 
-    def __init__(
-        self, source: np.ndarray | Sequence[Path], labels: np.ndarray, classes: int, config: DataConfig
-    ) -> None:
+    def __init__(self, source: Source, labels: np.ndarray, classes: int, config: DataConfig, left_out: int = 0) -> None:
         self.source, self.labels, self.classes, self.config = source, labels, classes, config
+        self.left_out = left_out  # unreadable files
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def head(self, count: int | None) -> Images:
-        check_available(self.config.name, count, len(self))
-        return Images(self.source[:count], self.labels[:count], self.classes, self.config)
+        check_available(self.config.name, count, len(self) + self.left_out)
+        return Images(self.source[:count], self.labels[:count], self.classes, self.config, self.left_out)
 
     def plain(self, indices: Sequence[int]) -> Tensor:
-        """For evaluation: resized and center-cropped."""
+        """For evaluation: resized and center-cropped, (B, 3, S, S) in [0, 1]."""
         if isinstance(self.source, np.ndarray):
-            return _to_float(self.source[np.asarray(indices)])
-        return _to_float(np.stack([_center_crop(self._image(i), self.config.size) for i in indices]))
+            return to_unit(_channels_first(self.source[np.asarray(indices)]))
+        views = [_center_crop(opened(self.source[i]).pixels(), self.config.size) for i in indices]
+        return to_unit(_channels_first(np.stack(views)))
 
     def augmented(self, seed: int, keys: Sequence[tuple[int, int]]) -> Tensor:
-        """For training; keys: (epoch, index)."""
-        table = np.asarray(keys, np.int64)
+        """For training, (B, 3, S, S) uint8; keys: (epoch, index)."""
+        return self._augmented(seed, keys, None)[0]
+
+    def for_two(self, seed: int, keys: Sequence[tuple[int, int]], side: int) -> tuple[Tensor, Tensor]:
+        """The encoder's views, bicubic, and the tokenizer's of `side` pixels, Lanczos, of the same crop, flip and jitter."""
+        first, second = self._augmented(seed, keys, side)
+        return first, second
+
+    def _augmented(self, seed: int, keys: Sequence[tuple[int, int]], side: int | None) -> list[Tensor]:
+        config, table = self.config, np.asarray(keys, np.int64)
         draws = uniforms(seed, table, 8)
-        if isinstance(self.source, np.ndarray) and self.config.crop is None and not self.config.jitter:
-            flipped = draws[:, 0] < (0.5 if self.config.flip else 0.0)
-            images = _shift_and_flip(np.asarray(self.source[table[:, 1]]), self.config.shift, flipped, draws[:, 1:3])
-            return _to_float(images)
-        views = [_augment(self._image(i), self.config, d) for i, d in zip(table[:, 1], draws, strict=True)]
-        return _to_float(np.stack(views))
+        if isinstance(self.source, np.ndarray) and config.crop is None and not config.jitter and side is None:
+            flipped = draws[:, 0] < (0.5 if config.flip else 0.0)
+            images = np.asarray(self.source[table[:, 1]])
+            return [_channels_first(_shift_and_flip(images, config.shift, flipped, draws[:, 1:3]))]
+        found: Iterator[np.ndarray]
+        if config.crop is None:
+            found = (
+                _shifted(opened(self.source[i]).pixels(), config, d) for i, d in zip(table[:, 1], draws, strict=True)
+            )
+        else:
+            corners, needed = uniforms(derive(seed, "crop"), table, DRAWS), max(config.size, side or 0)
+            found = cropped(self.source, table[:, 1], config.crop, corners, needed)
+        views = [
+            [resized(crop, config.size)] if side is None else [resized(crop, config.size), _lanczos(crop, side)]
+            for crop in found
+        ]
+        return [
+            _channels_first(np.stack([_recolored(view, config, d) for view, d in zip(same, draws, strict=True)]))
+            for same in zip(*views, strict=True)
+        ]
 
-    def _image(self, index: int) -> Image.Image:
-        found = self.source[index]
-        return Image.fromarray(found) if isinstance(found, np.ndarray) else open_image(found)
 
-
-def open_image(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+def _lanczos(array: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(array).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def check_available(place: str, requested: int | None, available: int) -> None:
@@ -93,9 +113,13 @@ def _statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (MEAN, STD))
 
 
-def _to_float(images: np.ndarray) -> Tensor:
-    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return torch.from_numpy(channels_first).to(torch.float32).div_(255)
+def to_unit(raw: Tensor) -> Tensor:
+    """uint8 -> [0, 1]. Images travel as bytes, and become numbers where they are computed with."""
+    return raw.to(torch.float32).div_(255) if raw.dtype == torch.uint8 else raw
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def _center_crop(image: Image.Image, size: int) -> np.ndarray:
@@ -109,35 +133,20 @@ def _center_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def crop_box(width: int, height: int, crop: tuple[float, float] | None, draws: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random resized crop, aspect 3/4 to 4/3; without `crop` the whole image."""
-    if crop is None:
-        return 0, 0, width, height
-    low, high = crop
-    area = width * height * (low + (high - low) * draws[1])
-    aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * draws[2])
-    cut_width = min(width, max(1, round(float(np.sqrt(area * aspect)))))
-    cut_height = min(height, max(1, round(float(np.sqrt(area / aspect)))))
-    return int(draws[3] * (width - cut_width + 1)), int(draws[4] * (height - cut_height + 1)), cut_width, cut_height
+def _shifted(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
+    whole = _center_crop(image, config.size)
+    return _shift_and_flip(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0]
 
 
-def _augment(image: Image.Image, config: DataConfig, draws: np.ndarray) -> np.ndarray:
-    """Random resized crop (area in config.crop, aspect 3/4 to 4/3) or shift, flip, color jitter, from eight draws."""
-    if config.crop is None:
-        whole = _center_crop(image, config.size)
-        view = Image.fromarray(
-            _shift_and_flip(whole[None].copy(), config.shift, np.array([False]), draws[None, 1:3])[0]
-        )
-    else:
-        left, top, width, height = crop_box(*image.size, config.crop, draws)
-        view = image.resize(
-            (config.size, config.size), Image.Resampling.BICUBIC, (left, top, left + width, top + height)
-        )
+def _recolored(view: np.ndarray, config: DataConfig, draws: np.ndarray) -> np.ndarray:
+    """Flip and color jitter, from eight draws."""
     if config.flip and draws[0] < 0.5:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if config.jitter:
-        for enhance, draw in zip(
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True
-        ):
-            view = enhance(view).enhance(1 + config.jitter * (2 * float(draw) - 1))
-    return np.asarray(view)
+        view = view[:, ::-1]
+    if not config.jitter:
+        return view
+    image = Image.fromarray(view)
+    for enhance, draw in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws[5:], strict=True
+    ):
+        image = enhance(image).enhance(1 + config.jitter * (2 * float(draw) - 1))
+    return np.asarray(image)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mimbench.config.schema import DataConfig, EncoderConfig
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.data.views import Images
 from mimbench.errors import RunFailed
 from mimbench.models.encoder import Encoder, choose_attention, make_encoder
@@ -48,7 +48,7 @@ class EncoderUnderTest:
         return encoder
 
     def images(self, split: str) -> Images:
-        return source(self.data.name).load(self.data, split, self.cache).head(self.counts[split])
+        return opened(self.data.name).load(self.data, split, self.cache).head(self.counts[split])
 
 
 def in_batches(images: Images, batch: int, runtime: Runtime) -> Iterator[Tensor]:

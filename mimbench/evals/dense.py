@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.errors import RunFailed
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.features import offered_blocks, standardization
@@ -43,7 +43,7 @@ class Dense:
     def __init__(self, under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> None:
         self.settings, self.runtime = settings, runtime
         self.size = settings["crop"] or under_test.data.size
-        self.images = source(under_test.segmentation_data)
+        self.images = opened(under_test.segmentation_data)
         self.fixed_size = self.images.fixed_size and self.size == under_test.data.size
         self.root = self.images.segmentation_root(under_test.data, under_test.counts, under_test.cache)
         self.counts, self.seed = under_test.counts, derive(under_test.seed, "dense")

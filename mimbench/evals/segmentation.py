@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.evals.segmentation_heads import segmentor
 from mimbench.evals.sweep import sweep
@@ -104,7 +104,7 @@ def multi_scale_pipeline(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    images, size = source(under_test.segmentation_data), settings["crop"] or under_test.data.size
+    images, size = opened(under_test.segmentation_data), settings["crop"] or under_test.data.size
     counts, fixed_size = under_test.counts, images.fixed_size and size == under_test.data.size
     root = images.segmentation_root(under_test.data, counts, under_test.cache)
     transforms = {split: pipeline(split == "labeled", settings, size, fixed_size=fixed_size) for split in counts}

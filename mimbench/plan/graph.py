@@ -14,6 +14,7 @@ from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
 from mimbench.plan.files import with_files_by_content
+from mimbench.plan.images import fitting, places
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -50,9 +51,15 @@ class Plan:
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
     files: dict[str, Origin] = field(default_factory=dict)  # files that are not ours, by their sha256
     uses: dict[str, int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by their manifest
+    notes: list[str] = field(default_factory=list)  # sentences for the user: on stderr, and in the report
 
     def add(self, spec: dict[str, Any]) -> str:
         name = run_name(spec)
+        data = spec["recipe"]["data"] if "recipe" in spec else spec.get("data", {})
+        used = {data.get("manifest"), spec.get("segmentation_manifest")}
+        if places := {manifest: place for manifest, place in self.places.items() if manifest in used}:
+            spec = {**spec, "places": places}
         self.runs.setdefault(name, Planned(name, spec))
         self.uses[name] = self.uses.get(name, 0) + 1
         return name
@@ -68,15 +75,18 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     """
     grid, files = with_files_by_content(with_their_encoders(grid))
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
-    sources, measured = functools.cache(source), _protocols(grid, precision)
+    sources = functools.cache(source)
+    grid, notes = fitting(grid, sources)
+    measured = _protocols(grid, precision)
     columns = [measured[name] for name in grid.protocols]
     check_protocols(measured.values(), grid, sources)
     for row in grid.rows:
         check_row(row, measured.values(), grid, sources)
-    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows})
+    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=notes)
     plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)
+    plan.places = places(grid, evaluations, sources)
     for row in grid.rows:
         trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights else None
         behind = _behind(row, grid, trainings)
@@ -175,6 +185,8 @@ def _evaluation_specs(
     images = sources(evaluation.data.name)
     data = {**as_spec(evaluation.data), **images.facts(evaluation.data)}
     place, of_labels = f"scale {grid.scale}: evaluation", as_spec(evaluation.counts())
+    if not all(KINDS[name].reads_masks for name in measured):
+        images.check_labels(f"{place}.data.name")
     images.check_counts(of_labels, place)
     specs = {}
     behind = {kind for name, spec in measured.items() for kind in builds_on(name, spec.settings)} - {"encoder"}

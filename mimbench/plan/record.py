@@ -74,7 +74,7 @@ def record(plan: Plan) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "format": GRID_FORMAT, "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
-        "note": " ".join(n for n in (grid.note, grid.scale_note, changed) if n),
+        "note": " ".join(n for n in (grid.note, grid.scale_note, changed, *plan.notes) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),

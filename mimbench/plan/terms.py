@@ -50,6 +50,7 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
             raise UserError(f"{where}: {parts.title['tokenizer']} has {widths[name]} classes, and {recipe.data.name} has "
                             f"{classes()}. Set its `classes` to {classes()}.")  # fmt: skip
     _check_use_of_views(recipe, place)
+    _check_strides(recipe, built.values(), place)
     for name, parts in built.items():
         _check_decoder(recipe, name, parts, widths, place)
     if recipe.teacher is not None and all(parts.reads != "teacher" for parts in built.values()):
@@ -209,6 +210,27 @@ def _check_use_of_views(recipe: Recipe, place: str) -> None:
             raise UserError(f"{place}: views.{name}: no term uses it.{nearest(name, used)}")
     if recipe.encoder.masking == "token" and recipe.views and not any(recipe.views[name].masked for name in predicted):
         raise UserError(f"{place}: no view is masked, so encoder.masking must be 'none', not 'token'.")
+
+
+def _check_strides(recipe: Recipe, built: Iterable[_Parts], place: str) -> None:
+    """A loader renders one image of another size beside the encoder's."""
+    patch = recipe.encoder.patch
+    found = {parts.title["tokenizer"]: parts.tokenizer for parts in built}
+    strides = {
+        title: part.stride for title, part in found.items() if getattr(part, "stride", None) not in (None, patch)
+    }
+    for title, stride in strides.items():
+        if found[title].trained:
+            raise UserError(
+                f"{place}: {title} is trained on the encoder's images, so it cannot have a stride of its own."
+            )
+        own = f"{place}: {title} reads images of its own, {stride} pixels per token where the encoder has {patch};"
+        if recipe.views:
+            raise UserError(f"{own} a recipe with `views:` renders none. Use encoder.patch {stride}.")
+    if len(set(strides.values())) > 1:
+        raise UserError(
+            f"{place}: {' and '.join(strides)} read images of different sizes; a step renders one besides the encoder's."
+        )
 
 
 def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place: str) -> int:

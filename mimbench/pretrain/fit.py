@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from mimbench.config.schema import ScheduleConfig
 from mimbench.data.sampling import derive
+from mimbench.data.views import to_unit
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.checkpoint import Checkpoint
 from mimbench.pretrain.curve import LOG_EVERY, Curve
@@ -146,8 +147,10 @@ def _set_activation_checkpointing(objective: Objective, wanted: bool) -> None:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors in any nesting; images travel as bytes."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
+        moved = {k: to_device(v, device) for k, v in value.items()}
+        return {k: to_unit(v) if k in ("raw", "tokenizer_raw") else v for k, v in moved.items()}
     return value.to(device) if hasattr(value, "to") else value

@@ -21,7 +21,7 @@ from mimbench.pretrain.terms import FrozenTokenizer, Term, make_terms, specs_of,
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Runtime
 
-Views = dict[str, Batch]  # by copy: `raw`, `image`, and `label` where there are labels
+Views = dict[str, Batch]  # by copy: `raw`, `image`, `label` where there are labels, and what FrozenTokenizer reads
 
 
 class Pretraining(Objective):
@@ -138,9 +138,9 @@ class Pretraining(Objective):
         micros = []
         for index, start in enumerate(range(0, share, size)):
             rows = slice(start, start + size)
-            label = {"label": batch["label"][rows]} if "label" in batch else {}
+            beside = {key: batch[key][rows] for key in ("label", "tokenizer_raw") if key in batch}
             micros.append({
-                "views": {name: {"raw": raw[rows], **label} for name, raw in raws.items()},
+                "views": {name: {"raw": raw[rows], **beside} for name, raw in raws.items()},
                 "masks": {name: drawn[index] for name, drawn in masks.items()}, "device": runtime.device.type,
                 "images": share * runtime.world, "count": len(range(*rows.indices(share))),
                 "first": runtime.rank * share, "progress": step / self.steps,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mimbench import registry
-from mimbench.config.schema import ONLY
+from mimbench.config.schema import ONLY, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.rendering import copies_of
 from mimbench.data.sampling import derive
+from mimbench.data.views import normalize
 from mimbench.models.encoder import Encoder
 from mimbench.models.ranks import gathered
 from mimbench.parts import Batch, Decoder, Masks, PatchGrid, Tokenizer
@@ -27,9 +28,13 @@ class FrozenTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, grid: PatchGrid, device: torch.device) -> None:
         self._tokenizer, self._grid = tokenizer.eval().requires_grad_(False).to(device), grid
+        self._own_view = getattr(tokenizer, "stride", None) not in (None, grid.patch)
         self.width: Callable[[PatchGrid], int] = tokenizer.width
 
     def __call__(self, view: Batch) -> Tensor:
+        if self._own_view:
+            raw = view["tokenizer_raw"]
+            view = {**view, "raw": raw, "image": normalize(raw)}
         return self._tokenizer(view, self._grid)
 
 
@@ -68,6 +73,16 @@ class Term(nn.Module):
         return masks.total if self.level == "patch" and masks is not None and not self.by_image else images
 
 
+def tokenizer_side(recipe: dict[str, Any]) -> int | None:
+    """Of the images for a tokenizer whose tokens have another stride than the encoder's patches; None: there is none."""
+    patch, size = recipe["encoder"]["patch"], recipe["data"]["size"]
+    for term in specs_of(recipe).values():
+        stride = getattr(registry.build("tokenizer", term["tokenizer"]), "stride", None)
+        if stride not in (None, patch):
+            return int(size // patch * stride)
+    return None
+
+
 def in_order(same_as: dict[str, str | None]) -> list[str]:
     """Terms by name, each after the one whose decoder it uses: the order in YAML is no part of a run's name."""
     known = {name: {other} if (other := same_as[name]) else set() for name in sorted(same_as)}
@@ -82,7 +97,7 @@ def views_of(recipe: dict[str, Any]) -> dict[str, str]:
     """Each rendering of a sample -> the view it is a copy of."""
     if not recipe.get("views"):
         return {ONLY: ONLY}
-    views = {name: ViewConfig(**view) for name, view in recipe["views"].items()}
+    views = {name: from_spec(ViewConfig, view) for name, view in recipe["views"].items()}
     return {copy: copy.rpartition(".")[0] if view.count > 1 else copy for copy, (view, _) in copies_of(views).items()}
 
 

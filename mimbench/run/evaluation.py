@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from mimbench.config.schema import DataConfig, EncoderConfig, from_spec
+from mimbench.config.schema import EncoderConfig, from_spec
+from mimbench.data.sources import opened
 from mimbench.evals.common import EncoderUnderTest
 from mimbench.kinds import KINDS
 from mimbench.protocols import completed
+from mimbench.run.data import data_of, masks_of
 from mimbench.run.weights import parent_choice, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.files import fingerprint
@@ -28,10 +31,17 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
             parents[role] = {"run": name, "pooling": pooling}
     under_test = EncoderUnderTest(
         config=from_spec(EncoderConfig, spec["encoder"]), weights=weights.get("encoder"), features=weights.get("features"),
-        pooling=pooling, seed=spec["seed"], data=from_spec(DataConfig, spec["data"]),
-        segmentation_data=spec.get("segmentation_data", ""), counts=spec["counts"], cache=store.cache, work=folder.work,
+        pooling=pooling, seed=spec["seed"], data=data_of(spec), segmentation_data=masks_of(spec), counts=spec["counts"],
+        cache=store.cache, work=folder.work,
     )  # fmt: skip
     return under_test, parents
+
+
+def data_flags(under_test: EncoderUnderTest, spec: dict[str, Any]) -> list[str]:
+    """Images that it could not read."""
+    if KINDS[spec["kind"]].reads_masks:
+        return opened(under_test.segmentation_data).segmentation_flags(under_test.cache)
+    return opened(under_test.data.name).flags(("labeled", "val", "test"), under_test.cache)
 
 
 def evaluate(
@@ -44,7 +54,8 @@ def evaluate(
     facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
     if "segmentation_manifest" in spec:  # of an image folder; built-in data follow from `data`
         facts["segmentation_manifest"] = spec["segmentation_manifest"]
-    data = {"name": spec["data"]["name"], "fingerprint": fingerprint(facts)}
+    data = {"name": Path(under_test.segmentation_data or under_test.data.name).name, "fingerprint": fingerprint(facts)}
+    measured["flags"] = [*measured["flags"], *data_flags(under_test, spec)]
     return {
         "metric": spec["metric"], "protocol": spec["protocol"], "data": data, "parents": parents, **measured,
     }, images  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mimbench import env
+from mimbench.data.sources import forget
 from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.kinds import KINDS
 from mimbench.run.evaluation import evaluate
@@ -80,6 +81,7 @@ def _attempt(store: Store, folder: RunFolder, runtime: Runtime, lease: Lease | N
 
 def _run(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
     """The result, and the number of images seen. mmsegmentation takes seconds to import: only what is needed."""
+    forget()
     module, _, function = KINDS[spec["kind"]].run.partition(":")
     run = getattr(importlib.import_module(module), function)
     return evaluate(run, store, folder, spec, runtime) if "protocol" in spec else run(store, folder, spec, runtime)

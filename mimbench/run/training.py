@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
-from mimbench.config.schema import DataConfig, ScheduleConfig, TokenizerTraining, from_spec
+from mimbench.config.schema import ScheduleConfig, TokenizerTraining, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import derive
-from mimbench.data.sources import source
+from mimbench.data.sources import opened
 from mimbench.parts import PatchGrid
 from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.step import make_pretraining
+from mimbench.pretrain.terms import tokenizer_side
 from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
+from mimbench.run.data import data_of
 from mimbench.run.weights import encoder_config, keep_weights, parent_weights, with_imported_files
 from mimbench.runtime import Runtime
 from mimbench.store.results import RunFolder, Store
@@ -27,30 +29,34 @@ HELD_OUT = 1000  # images on which a tokenizer's quality is measured, at most
 def train_tokenizer(
     store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime
 ) -> tuple[dict[str, Any], int]:
-    data, training = from_spec(DataConfig, spec["data"]), from_spec(TokenizerTraining, spec["training"])
+    data, training = data_of(spec), from_spec(TokenizerTraining, spec["training"])
     grid = PatchGrid.of(data.size, spec["patch"])
     tokenizer = make_tokenizer(spec["tokenizer"], grid, spec["seed"])
-    images = source(data.name).load(data, "train", store.cache).head(data.images)
+    found = opened(data.name)
+    images = found.load(data, "train", store.cache).head(data.images)
     objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
     seed = derive(spec["seed"], "tokenizer training")
     stream = training_stream(Keyed(images, seed), len(images), training, seed, runtime)
     fit(objective, stream, training, folder.work, seed, runtime, curve=folder.path / "curve.csv")
     tokenizer.eval()
-    held_out = source(data.name).load(data, "val", store.cache)
+    held_out = found.load(data, "val", store.cache)
     raw = held_out.plain(range(min(HELD_OUT, len(held_out)))).to(runtime.device)
     with torch.no_grad():
         quality = tokenizer.quality({"raw": raw}, grid)
     return {
         "metrics": {k: v for k, v in quality.items() if isinstance(v, float)},
         "values": {"usable": quality["usable"], "why": quality["why"]},
-        "flags": [] if quality["usable"] else [f"not usable as a tokenizer: {quality['why']}"],
+        "flags": [
+            *([] if quality["usable"] else [f"not usable as a tokenizer: {quality['why']}"]),
+            *found.flags(("train",), store.cache),
+        ],
         "weights_sha256": keep_weights(folder, tokenizer.state_dict()) if runtime.rank == 0 else "",
     }, training.steps * training.batch
 
 
 def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
     recipe = with_imported_files(store, spec["recipe"])
-    data, schedule = from_spec(DataConfig, recipe["data"]), from_spec(ScheduleConfig, recipe["schedule"])
+    data, schedule = data_of(spec), from_spec(ScheduleConfig, recipe["schedule"])
     check_micro_batches([recipe], runtime.micro_batch)
     weights = {role: parent_weights(store, name) for role, name in spec["parents"].items()}
     parents = {role: noted for role, (_, noted) in weights.items()}
@@ -58,13 +64,14 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Run
     other = encoder_config(store, spec["parents"]["teacher"]) if "teacher" in state else None
     objective = make_pretraining(recipe, state, spec["seed"], runtime.device, other)
     views = {name: from_spec(ViewConfig, view) for name, view in recipe.get("views", {}).items()}
-    images = source(data.name).load(data, "train", store.cache).head(data.images)
+    found = opened(data.name)
+    images = found.load(data, "train", store.cache).head(data.images)
     seed, curve = derive(spec["seed"], "pretraining"), folder.path / "curve.csv"
-    dataset = Keyed(images, seed, views, recipe["encoder"]["patch"])
+    dataset = Keyed(images, seed, views, recipe["encoder"]["patch"], tokenizer_side(recipe))
     stream = training_stream(dataset, len(images), schedule, seed, runtime)
     fit(objective, stream, schedule, folder.work, seed, runtime, curve=curve)
     last_loss = float(curve.read_text().strip().rsplit("\n", 1)[-1].split(",")[1]) if runtime.rank == 0 else 0.0
     return {
-        "metrics": {"loss": last_loss}, "values": {}, "flags": [], "parents": parents,
+        "metrics": {"loss": last_loss}, "values": {}, "flags": found.flags(("train",), store.cache), "parents": parents,
         "weights_sha256": keep_weights(folder, objective.kept().state_dict()) if runtime.rank == 0 else "",
     }, schedule.steps * schedule.batch  # fmt: skip

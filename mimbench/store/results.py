@@ -32,7 +32,12 @@ WEIGHTS = "weights.pt"
 
 
 def run_name(spec: dict[str, Any]) -> str:
-    return f"{spec['kind']}-{fingerprint(spec)}"
+    return f"{spec['kind']}-{_identity(spec)}"
+
+
+def _identity(spec: dict[str, Any]) -> str:
+    """All of it but where its data sets lie, which their manifests identify."""
+    return fingerprint({key: value for key, value in spec.items() if key != "places"})
 
 
 class RunFolder:
@@ -54,15 +59,20 @@ class RunFolder:
     # what it computes
 
     def create(self, spec: dict[str, Any]) -> None:
-        """Write the spec down, once. A folder with another spec under this name stops everything."""
-        if not (self.path / "spec.json").exists():
-            write_json(self.path / "spec.json", spec, once=True)
-        self.spec()
+        """Write the spec down, once. A folder with another spec under this name stops everything.
+
+        Data sets that were moved since are found at their new places.
+        """
+        path = self.path / "spec.json"
+        if not path.exists():
+            write_json(path, spec, once=True)
+        if self.spec().get("places") != spec.get("places") and not self.done():
+            write_json(path, spec)
 
     def spec(self) -> dict[str, Any]:
         path = self.path / "spec.json"
         spec = read_json(path)
-        if not self.name.endswith(f"-{fingerprint(spec)}"):
+        if not self.name.endswith(f"-{_identity(spec)}"):
             raise UserError(f"{path}: does not match the folder's hash. Move the folder away.")
         return spec
 

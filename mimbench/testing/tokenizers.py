@@ -45,8 +45,8 @@ def _check_reader(name: str, tokenizer: Tokenizer, grid: PatchGrid, batch: int) 
     allowed = levels(name, tokenizer)
     require(len(allowed) == 1, f"{name}: a tokenizer that reads views works at one level, not at {allowed}.")
     rng = torch.Generator().manual_seed(0)
-    side = getattr(tokenizer, "stride", None) or grid.patch
-    size = (batch, grid.channels, grid.rows * side, grid.columns * side)
+    pixels = tokenizer.stride or grid.patch
+    size = (batch, grid.channels, grid.rows * pixels, grid.columns * pixels)
     if getattr(tokenizer, "files", ()):
         tokenizer.load()
     views = {view: torch.rand(size, generator=rng) for view in tokenizer.views if view != "label"}

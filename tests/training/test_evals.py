@@ -252,6 +252,12 @@ def test_class_names_identify_segmentation_data(scenes):
         with pytest.raises(UserError, match=rf"classes\.json: .*{words}"):
             source("scenes").segmentation_facts()
     (scenes / "classes.json").unlink()
+    with pytest.raises(UserError, match=r"scenes: no classes\.json, .* Write a list"):
+        source("scenes").segmentation_facts()
+    (scenes / "classes.txt").touch()
+    with pytest.raises(UserError, match=r"classes\.txt lies there, which is not read"):
+        source("scenes").segmentation_facts()
+    (scenes / "objectInfo150.txt").touch()  # ADE20K itself
     assert source("scenes").segmentation_facts() != before
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mimbench.config.grid import load_grid
+from mimbench.config.schema import from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.rendering import copies_of, side_of
 from mimbench.parts import PatchGrid
@@ -30,7 +31,7 @@ def test_a_recipes_loss_and_gradients_are_the_same_without_what_nobody_reads(nam
     recipe = plan.runs[plan.rows[name][0]["pretrain"]].spec["recipe"]
     size, patch = recipe["data"]["size"], recipe["encoder"]["patch"]
     recipe["schedule"]["precision"] = "fp32"
-    views = {view: ViewConfig(**given) for view, given in recipe.get("views", {}).items()}
+    views = {view: from_spec(ViewConfig, given) for view, given in recipe.get("views", {}).items()}
     random = torch.Generator().manual_seed(0)
     draw = lambda side: torch.rand(4, 3, side, side, generator=random)
     raw = {copy: draw(side_of(view, size, patch)) for copy, (view, _) in copies_of(views).items()}

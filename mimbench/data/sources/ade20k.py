@@ -6,36 +6,119 @@ In a mask 0 = not labeled, 1.. = the classes. `mimbench.data.segmentation` reads
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source, folder_of, manifest
+from mimbench.data.scan import unreadable_files
+from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source
+from mimbench.data.sources.listing import images_in
+from mimbench.data.sources.places import existing, folder_of, line_of, manifest, place_of
 from mimbench.errors import UserError
-from mimbench.store.files import fingerprint
+from mimbench.store.files import make_folder_once
 
 FOLDERS = {"labeled": "training", "val": "validation", "test": "test"}
+OFFICIAL = "ADEChallengeData2016"  # the archive's own folder
+OFFICIAL_FILE, ADE_CLASSES = "objectInfo150.txt", 150
 
 
 class ADE20K(Source):
+    def place(self) -> str | None:
+        return place_of(self.name)
+
+    def has_masks(self) -> bool:
+        return (self._masks_root / "images" / FOLDERS["labeled"]).is_dir()
+
     def segmentation_facts(self) -> dict[str, Any]:
-        root = folder_of(self.name)
-        if not (root / "images" / FOLDERS["labeled"]).is_dir():
+        existing(self.name, SEGMENTED[0])
+        if not self.has_masks():
             raise self._lacks(*SEGMENTED)
-        files = sorted(p for kind in ("images", "annotations") for p in (root / kind).rglob("*") if p.is_file())
-        found, classes = manifest(root, files), read_classes(root)
-        return {"segmentation_manifest": fingerprint([found, classes]) if classes else found}
+        return {"segmentation_data": "folder", "segmentation_manifest": self._masks_manifest}
 
     def segmentation_counts(self) -> dict[str, int]:
-        root = folder_of(self.name)
-        found = {split: sum(p.is_file() for p in (root / "images" / FOLDERS[split]).glob("*")) for split in FOLDERS}
+        root = self._masks_root
+        found = {split: len(_images(root, folder)) for split, folder in FOLDERS.items()}
         if has_test(root):
             return found
         held_out = -(-found["labeled"] // HELD_OUT_EVERY)
         return {"labeled": found["labeled"] - held_out, "val": held_out, "test": found["val"]}
 
     def segmentation_root(self, config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
-        return folder_of(self.name)
+        """The folder itself; if files are unreadable, links to the others."""
+        lost = self._unreadable_pairs(cache)
+        if not lost:
+            return self._masks_root
+
+        def fill(folder: Path) -> None:
+            for image, mask in (pair for pair in self._pairs if pair[0] not in lost):
+                for path in (image, mask):
+                    link = folder / path.relative_to(self._masks_root)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path.absolute())
+            names = read_classes(self._masks_root)
+            if names is not None:
+                (folder / "classes.json").write_text(json.dumps(names))
+            else:
+                (folder / OFFICIAL_FILE).touch()
+
+        return make_folder_once(cache / "readable" / self._masks_manifest, fill)
+
+    def segmentation_flags(self, cache: Path) -> list[str]:
+        lost = self._unreadable_pairs(cache)
+        names = ", ".join(str(path.relative_to(self._masks_root)) for path in sorted(lost)[:10])
+        return [f"{len(lost)} images left out, unreadable or with an unreadable mask: {names}"] if lost else []
+
+    def readable_masks(self, cache: Path) -> list[Path]:
+        lost = self._unreadable_pairs(cache)
+        return [mask for image, mask in self._pairs if image not in lost]
+
+    def class_count(self) -> int:
+        names = read_classes(self._masks_root)
+        return ADE_CLASSES if names is None else len(names)
+
+    @cached_property
+    def _masks_root(self) -> Path:
+        root = folder_of(self.name)
+        return root / OFFICIAL if (root / OFFICIAL).is_dir() else root
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Path, Path]]:
+        """Each image with its mask."""
+        root, found = self._masks_root, []
+        for folder in FOLDERS.values():
+            masked = (root / "annotations" / folder).is_dir()
+            for image in _images(root, folder) if masked else ():
+                mask = root / "annotations" / folder / f"{image.stem}.png"
+                if not mask.is_file():
+                    raise UserError(f"{image}: no mask {mask}.")
+                found.append((image, mask))
+        return found
+
+    @cached_property
+    def _masks_manifest(self) -> str:
+        root, classes = self._masks_root, read_classes(self._masks_root)
+        lines = [line_of(root, path) for pair in self._pairs for path in pair]
+        return manifest([*lines, *(classes or ())])
+
+    def _unreadable_pairs(self, cache: Path) -> set[Path]:
+        """Their images."""
+        files = [path for pair in self._pairs for path in pair]
+        lost = unreadable_files(self._masks_root, files, cache, self._masks_manifest)
+        return {
+            image
+            for image, mask in self._pairs
+            if lost.keys() & {str(p.relative_to(self._masks_root)) for p in (image, mask)}
+        }
+
+
+def _images(root: Path, folder: str) -> list[Path]:
+    """mmsegmentation reads files of one suffix."""
+    place = root / "images" / folder
+    found = images_in(place) if place.is_dir() else []
+    if len(suffixes := sorted({path.suffix for path in found})) > 1:
+        raise UserError(f"{place}: images of several types ({', '.join(suffixes)}); convert them to one.")
+    return found
 
 
 def has_test(root: Path) -> bool:
@@ -44,10 +127,14 @@ def has_test(root: Path) -> bool:
 
 
 def read_classes(root: Path) -> list[str] | None:
-    """The names of the classes 1, 2, .. by the folder's classes.json; None: ADE20K's 150."""
+    """The names of the classes 1, 2, .. by the folder's classes.json; None: ADE20K's 150, in a folder that is ADE20K."""
     path = root / "classes.json"
     if not path.exists():
-        return None
+        if (root / OFFICIAL_FILE).is_file() or root.name in ("ade20k", OFFICIAL):
+            return None
+        raise UserError(f"{root}: no classes.json, so the names of its classes are not known.{_hint(root)} Write a list of "
+                        "them, of the labels 1, 2, ... in this order, such as [\"road\", \"sky\"]. (Only a folder called "
+                        f"ade20k, or with {OFFICIAL_FILE} in it, has ADE20K's 150.)")  # fmt: skip
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -56,3 +143,7 @@ def read_classes(root: Path) -> list[str] | None:
     if not strings or not len(set(names)) == len(names) >= 2:
         raise UserError(f"{path}: must be a list of at least two different class names.")
     return names
+
+
+def _hint(root: Path) -> str:
+    return " classes.txt lies there, which is not read." if (root / "classes.txt").is_file() else ""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
+from mimbench.data.sources.places import DATA_ROOT, folder_of, is_path
 from mimbench.data.views import Images, check_available
-from mimbench.errors import UserError, nearest
-from mimbench.store.files import fingerprint
+from mimbench.errors import UserError
 
-DATA_ROOT = "MIMBENCH_DATA"
-SPLITS_VERSION = 2  # raised when the files of a folder are split in another way
 HELD_OUT_EVERY = 20  # where a data set has no val split of its own, every 20th training image is held out for it
 LABELED = ("data.name", "train/ and val/ with one folder per class")
 SEGMENTED = ("evaluation.segmentation_data", "images/training/ and annotations/training/ (ADE20K layout)")
@@ -32,8 +28,12 @@ class Source:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def place(self) -> str | None:
+        """Where a run finds it again: a name, or an absolute path. None: it is built in."""
+        return None
+
     def facts(self, config: DataConfig) -> dict[str, Any]:
-        """What identifies the images, for a run's spec."""
+        """What identifies the images, for a run's spec: of files their `manifest`, and no name."""
         raise self._lacks(*LABELED)
 
     def counts(self) -> dict[str, int]:
@@ -41,11 +41,26 @@ class Source:
         raise self._lacks(*LABELED)
 
     def classes(self) -> int:
-        """How many classes the labels have."""
+        """How many classes the labels have; an error if there are no labels."""
         raise self._lacks(*LABELED)
 
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
         raise self._lacks(*LABELED)
+
+    def warnings(self) -> list[str]:
+        """What a plan should say of it."""
+        return []
+
+    def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
+        """What the result of a run that used these splits should say of them."""
+        return []
+
+    def has_masks(self) -> bool:
+        return False
+
+    def segmentation_flags(self, cache: Path) -> list[str]:
+        """As `flags`, of images with masks."""
+        return []
 
     def segmentation_facts(self) -> dict[str, Any]:
         """What identifies images and masks, where `facts` does not."""
@@ -60,26 +75,22 @@ class Source:
         raise self._lacks(*SEGMENTED)
 
     def check_counts(self, requested: dict[str, int | None], place: str, *, masks: bool = False) -> None:
-        """Fail while planning if more images (with masks) are requested than available."""
+        """Fail while planning if more images (with masks) are requested than available, or there are none."""
         available = self.segmentation_counts() if masks else self.counts()
         for split, count in requested.items():
             check_available(f"{place}: {self.name}/{split}", count, available[split])
+            if not available[split]:
+                raise UserError(f"{place}: {self.name}/{split}: no images ({_listed(available)}).")
+
+    def check_labels(self, place: str) -> None:
+        """Fail while planning if there is nothing to classify."""
+        if self.classes() < 2:
+            raise UserError(f"{place}: {self.name} has one class; a protocol that reads labels needs at least two.")
 
     def _lacks(self, key: str, layout: str) -> UserError:
-        return UserError(f"{key}: no {layout} in {folder_of(self.name)}; set {DATA_ROOT} to the dataset root.")
+        root = "" if is_path(self.name) else f" Is {DATA_ROOT} set to the dataset root?"
+        return UserError(f"{key}: no {layout} in {folder_of(self.name)}.{root}")
 
 
-def folder_of(name: str) -> Path:
-    root = os.environ.get(DATA_ROOT)
-    if not root:
-        raise UserError(
-            f"data set '{name}' is not built in (built-in: shapes).{nearest(name, ['shapes'])} "
-            f"For a folder of images set {DATA_ROOT} to the dataset root."
-        )
-    return Path(root) / name
-
-
-def manifest(folder: Path, files: Iterable[Path]) -> str:
-    """A fingerprint of names and sizes: cheap, and enough to distinguish two versions of a data set."""
-    lines = [f"splits {SPLITS_VERSION}", *(f"{p.relative_to(folder)} {p.stat().st_size}" for p in files)]
-    return fingerprint(hashlib.sha256("\n".join(lines).encode()).hexdigest())
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count}" for split, count in counts.items())

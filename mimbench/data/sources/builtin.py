@@ -36,6 +36,9 @@ class BuiltIn(Source):
         images = np.load(folder / f"{split}-images.npy", mmap_mode="r")
         return Images(images, np.load(folder / f"{split}-labels.npy"), len(shapes.CLASSES), config)
 
+    def has_masks(self) -> bool:
+        return True
+
     def segmentation_facts(self) -> dict[str, Any]:
         return {"segmentation_manifest": f"{self.name} version {shapes.VERSION}"}
 

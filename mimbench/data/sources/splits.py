@@ -1,0 +1,150 @@
+"""Sources whose images stand in two lists: to train, and to test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimbench.config.schema import DataConfig
+from mimbench.data.sampling import derive
+from mimbench.data.scan import unreadable_files
+from mimbench.data.sources.base import HELD_OUT_EVERY, Source
+from mimbench.data.sources.places import existing, place_of
+from mimbench.data.views import Images
+from mimbench.errors import UserError
+
+TEST_EVERY = 5  # where a labeled data set has no test images, every 5th image is held out for that
+SPLITS = ("train", "labeled", "val", "test")
+SHOWN = 10  # unreadable files that a flag names
+
+
+@dataclass(frozen=True)
+class Part:
+    images: Any  # paths, arrays, or one array of all
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Content:
+    train: Part
+    test: Part | None  # None: held out of `train`
+    classes: tuple[str, ...]  # empty: without labels
+    manifest: str
+    root: Path
+
+
+class Listed(Source):
+    """Our test split is the data set's val/ or test/; our val split is held out of its training images."""
+
+    def has_images(self) -> bool:
+        """Besides images with masks."""
+        return True
+
+    def read(self, root: Path) -> Content:
+        raise NotImplementedError
+
+    @cached_property
+    def content(self) -> Content:
+        return self.read(existing(self.name))
+
+    def place(self) -> str:
+        return place_of(self.name)
+
+    def facts(self, config: DataConfig) -> dict[str, Any]:
+        return {"name": "folder", "manifest": self.content.manifest}
+
+    def counts(self) -> dict[str, int]:
+        return {split: len(self._split(split)[1]) for split in SPLITS}
+
+    def classes(self) -> int:
+        if not self.content.classes:
+            raise UserError(
+                f"data.name: {self.name} has no labels (no class folders): it can pre-train, and evaluation.data.name "
+                "must name a data set with labels."
+            )
+        return len(self.content.classes)
+
+    def load(self, config: DataConfig, split: str, cache: Path) -> Images:
+        part, index = self._split(split)
+        # on disk one class follows the other: `head` must not take the first classes only
+        index = index[np.random.default_rng(derive("folder", split)).permutation(len(index))]
+        lost = self._lost(part, index, self.unreadable(cache))
+        kept = index[~np.isin(index, lost)]
+        if not len(kept):
+            raise UserError(f"{self.name}/{split}: not one of {len(index)} images is readable.")
+        return Images(
+            _taken(part.images, kept, config.size), part.labels[kept], len(self.content.classes), config, len(lost)
+        )
+
+    def warnings(self) -> list[str]:
+        """Classes that are trained and never tested."""
+        content = self.content
+        tested = set() if content.test is None else set(content.test.labels.tolist())
+        missing = [name for label, name in enumerate(content.classes) if label not in tested]
+        if content.test is None or not missing:
+            return []
+        return [f"{self.name}: no test images of {_some(missing)}: these classes are trained and never tested."]
+
+    def unreadable(self, cache: Path) -> dict[str, str]:
+        """File -> why."""
+        content = self.content
+        parts = [part for part in (content.train, content.test) if part is not None]
+        files = (
+            [found for part in parts for found in part.images if isinstance(found, Path)] if _of_files(parts) else []
+        )
+        return unreadable_files(content.root, files, cache, content.manifest) if files else {}
+
+    def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
+        lost, flags = self.unreadable(cache), []
+        for split in splits if lost else ():
+            part, index = self._split(split)
+            names = [str(part.images[i].relative_to(self.content.root)) for i in self._lost(part, index, lost)]
+            if names:
+                flags.append(
+                    f"{len(names)} unreadable of {len(index)} images left out of {split}: {_some(sorted(names))}"
+                )
+        return flags
+
+    def _split(self, split: str) -> tuple[Part, np.ndarray]:
+        content = self.content
+        if split == "test" and content.test is not None:
+            return content.test, np.arange(len(content.test.labels))
+        index = np.arange(len(content.train.labels))
+        if content.test is None and content.classes:
+            held_out = index % TEST_EVERY == TEST_EVERY - 1
+            if split == "test":
+                return content.train, index[held_out]
+            index = index[~held_out]
+        if split == "test":
+            return content.train, index[:0]
+        if split in ("labeled", "val"):
+            index = index[(np.arange(len(index)) % HELD_OUT_EVERY == 0) == (split == "val")]
+        return content.train, index
+
+    def _lost(self, part: Part, index: np.ndarray, unreadable: dict[str, str]) -> np.ndarray:
+        if not unreadable:
+            return index[:0]
+        lost = {self.content.root / name for name in unreadable}
+        return np.array([i for i in index if part.images[i] in lost], np.int64)
+
+
+def _of_files(parts: list[Part]) -> bool:
+    return all(isinstance(part.images, list) for part in parts)
+
+
+def _taken(images: Any, index: np.ndarray, size: int) -> Any:
+    if isinstance(images, np.ndarray):
+        found = images[index]
+        return found if found.shape[1:3] == (size, size) else list(found)
+    if isinstance(images, list):
+        return [images[i] for i in index]
+    return images.take(index)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

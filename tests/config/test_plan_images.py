@@ -1,0 +1,128 @@
+"""What a plan makes of data sets on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+from mimbench.config.grid import load_grid
+from mimbench.data.sources import forget
+from mimbench.data.sources.places import DATA_ROOT
+from mimbench.errors import UserError
+from mimbench.plan.graph import make_plan
+from mimbench.plan.record import prepare, record
+from mimbench.run.data import data_of
+from mimbench.store.results import Store
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    for split, count in (("train", 40), ("val", 10)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(np.full((32, 32, 3), index, np.uint8)).save(folder / f"{index}.png")
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    return tmp_path / "photos"
+
+
+def plan_of(ablations, tmp_path, name="photos", images=60, **evaluation):
+    scale = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
+    scale["data"].update(name=name, images=images)
+    scale["evaluation"] = {
+        "data": {"name": name, "size": 32, "flip": False},
+        "labeled": 50,
+        "val": 3,
+        "test": 8,
+        **evaluation,
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(scale))
+    return make_plan(load_grid(ablations, seeds=1, scale=str(path)))
+
+
+def test_images_without_masks_skip_the_segmentation_columns_and_say_so(photos, ablations, tmp_path):
+    plan = plan_of(ablations, tmp_path)
+    assert [column.name for column in plan.columns] == ["finetune", "linear_probe", "knn"]
+    assert not any(run.kind.startswith("segmentation") for run in plan.runs.values())
+    (sentence,) = plan.notes
+    assert "segmentation, segmentation_linear skipped: photos has no masks" in sentence
+    assert sentence in record(plan)["note"]
+    assert plan_of(ablations, tmp_path, segmentation_data="shapes").notes == []
+
+
+def test_a_grid_of_which_no_protocol_is_left_is_an_error(photos, tmp_path):
+    scale = yaml.safe_load((ROOT / "configs" / "scales" / "smoke.yaml").read_text())
+    scale["data"].update(name="photos", images=60)
+    scale["evaluation"] = {"data": {"name": "photos", "size": 32, "flip": False}, "labeled": 50, "val": 3, "test": 8}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(scale))
+    grid = {
+        "name": "g",
+        "base": "beit",
+        "scale": str(tmp_path / "own.yaml"),
+        "protocols": ["segmentation"],
+        "rows": [{"name": "a"}],
+    }
+    (tmp_path / "g.yaml").write_text(json.dumps(grid))
+    with pytest.raises(UserError, match=r"photos has no masks.* No protocol is left"):
+        make_plan(load_grid(str(tmp_path / "g.yaml"), seeds=1))
+
+
+def test_runs_are_named_by_the_images_and_found_again_after_a_move(photos, ablations, tmp_path):
+    plan, store = plan_of(ablations, tmp_path), Store(tmp_path / "results")
+    prepare(plan, store)
+    name = plan.rows["beit"][0]["pretrain"]
+    assert data_of(store.run(name).spec()).name == "photos"
+    photos.rename(tmp_path / "elsewhere")
+    forget()
+    with pytest.raises(UserError, match="photos"):
+        data_of(store.run(name).spec())
+    moved = plan_of(ablations, tmp_path, str(tmp_path / "elsewhere"))
+    assert moved.runs.keys() == plan.runs.keys()
+    assert moved.keys == plan.keys
+    prepare(moved, store)  # the same folders, with the new place
+    spec = store.run(name).spec()
+    assert data_of(spec).name == str(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "train" / "cat" / "0.png").unlink()
+    forget()
+    with pytest.raises(UserError, match=r"its files have changed since the run was planned"):
+        data_of(spec)
+
+
+def test_labels_are_missed_while_planning(photos, ablations, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (photos / "train" / "cat").iterdir():
+        path.rename(flat / path.name)
+    with pytest.raises(UserError, match="flat has no labels"):
+        plan_of(ablations, tmp_path, "flat", 40, labeled=None, val=None, test=None)
+    for path in (photos / "val" / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="photos has one class"):
+        plan_of(ablations, tmp_path, "photos", 40, labeled=None, val=None, test=None)
+
+
+def test_a_run_on_images_with_an_unreadable_one_finishes_and_says_so(photos, ablations, tmp_path):
+    from mimbench.run.execute import execute
+    from mimbench.runtime import Runtime
+
+    broken = photos / "train" / "cat" / "3.png"
+    broken.write_bytes(b"torn")
+    scale = Path(tmp_path / "own.yaml")
+    plan_of(ablations, tmp_path)
+    sets = ("schedule.steps=2", "schedule.warmup=1", "schedule.batch=8", "schedule.precision=fp32", "data.images=80")
+    plan = make_plan(load_grid(ablations, seeds=1, scale=str(scale), only=("no-tokens",), sets=sets))
+    store = Store(tmp_path / "results")
+    prepare(plan, store)
+    for kind in ("pretrain", "features"):
+        name = next(name for name, run in plan.runs.items() if run.kind == kind)
+        assert execute(store, name, Runtime()) == "done"
+        flags = store.run(name).result()["flags"]
+        assert any("1 unreadable of" in flag and "train/cat/3.png" in flag for flag in flags)

@@ -1,0 +1,174 @@
+"""Image files as people have them: rotated, in odd modes, damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mimbench.config.schema import DataConfig
+from mimbench.data import decoding, scan
+from mimbench.data.decoding import Picture
+from mimbench.data.sources import source
+from mimbench.data.sources.places import DATA_ROOT
+from mimbench.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+def open_image(path):
+    return Picture(path).pixels()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_rotation_that_a_camera_noted_is_applied(turn, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for name in ("a.jpg", "a.png", "a.webp"):
+        Image.fromarray(PIXELS).save(tmp_path / name, exif=exif)
+        with Image.open(tmp_path / name) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        picture = Picture(tmp_path / name)
+        assert picture.size == expected.shape[1::-1]
+        assert np.array_equal(np.asarray(picture.pixels()), expected)
+
+
+def test_a_rotated_jpeg_that_is_decoded_smaller_keeps_its_sides(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).resize((800, 480)).save(tmp_path / "a.jpg", exif=exif)
+    assert Picture(tmp_path / "a.jpg").pixels((120, 200)).size == (120, 200)  # a quarter of 480 x 800
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+def test_every_mode_becomes_rgb_as_pillow_converts_it(mode, tmp_path):
+    image = Image.fromarray(PIXELS).convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    image.save(path)
+    with Image.open(path) as found:
+        assert np.array_equal(np.asarray(open_image(path)), np.asarray(found.convert("RGB")))
+
+
+def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path, recwarn):
+    image = Image.fromarray(PIXELS).quantize(16)
+    image.save(tmp_path / "a.png", transparency=bytes(range(16)))
+    assert open_image(tmp_path / "a.png").mode == "RGB"
+    assert not recwarn.list
+
+
+def test_16_bit_gray_is_scaled_and_not_clipped_to_white(tmp_path):
+    gray = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    found = np.asarray(open_image(tmp_path / "a.png"))
+    assert np.array_equal(found[..., 0], np.rint(gray / 257).astype(np.uint8))
+    assert np.array_equal(found[..., 0], found[..., 2])
+
+
+def damaged(folder):
+    """Files that are no images, by name."""
+    jpeg = io.BytesIO()
+    Image.fromarray(PIXELS).resize((200, 120)).save(jpeg, "JPEG")
+    (folder / "truncated.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("not an image")
+    bomb = Image.new("1", (30_000, 30_000))
+    bomb.save(folder / "bomb.png")
+    Image.new("1", (9_500, 9_500)).save(folder / "large.png")  # above Pillow's warning, below its error
+    return {"truncated.jpg", "empty.jpg", "text.png", "bomb.png", "large.png"}
+
+
+def test_an_unreadable_image_is_named_in_one_sentence(tmp_path):
+    for name in damaged(tmp_path):
+        with pytest.raises(UserError, match=rf"{name}: not readable as an image \(.+\)\.$"):
+            open_image(tmp_path / name)
+    assert 9_500**2 > decoding.MAX_PIXELS > 9_000**2
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+    for split, count in (("train", 30), ("val", 6)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for index in range(count):
+                red = np.full((10, 10, 3), (index, name == "dog", 0), np.uint8)
+                Image.fromarray(red).save(tmp_path / "pets" / split / name / f"{index:02d}.png")
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    return tmp_path / "pets"
+
+
+def test_unreadable_images_are_left_out_counted_and_named_and_labels_stay_aligned(pets, tmp_path):
+    config, cache = DataConfig(size=8), tmp_path / "cache"
+    before = {split: source("pets").load(config, split, tmp_path / "clean") for split in ("train", "test")}
+    order = [path for path in before["train"].source if path.name != "07.png" or "cat" not in str(path)]
+    (pets / "train" / "cat" / "07.png").write_bytes(b"torn")
+    data = source("pets")
+    images = data.load(config, "train", cache)
+    assert images.source == order  # the others keep their places
+    assert [int(v) for v in (images.plain(range(59))[:, 1, 4, 4] * 255).round()] == images.labels.tolist()
+    assert data.flags(("train",), cache) == ["1 unreadable of 60 images left out of train: train/cat/07.png"]
+    assert data.flags(("test",), cache) == []
+    assert len(images.head(60)) == 59  # as many as were planned, but for the unreadable one
+    with pytest.raises(UserError, match="requested 61 images, only 60"):
+        images.head(61)
+
+
+def test_every_file_is_decoded_once_per_results_folder(pets, tmp_path, monkeypatch):
+    decoded, original = [], scan._failure
+    monkeypatch.setattr(scan, "_failure", lambda path: decoded.append(path) or original(path))
+    for _ in range(2):
+        for split in ("train", "test"):
+            source("pets").load(DataConfig(size=8), split, tmp_path / "cache")
+    assert len(decoded) == len(set(decoded)) == 72
+
+
+def test_a_split_without_a_readable_image_is_an_error(pets, tmp_path):
+    for path in (pets / "val").rglob("*.png"):
+        path.write_bytes(b"torn")
+    with pytest.raises(UserError, match="pets/test: not one of 12 images is readable"):
+        source("pets").load(DataConfig(size=8), "test", tmp_path / "cache")
+
+
+def test_a_folder_called_like_an_image_and_hidden_files_are_no_images(pets):
+    (pets / "train" / "cat" / "x.jpg").mkdir()
+    (pets / "train" / "cat" / "._00.png").write_bytes(b"of a Mac")
+    assert source("pets").counts()["train"] == 60
+
+
+def test_a_name_that_is_not_utf_8_and_a_dangling_link_are_sentences(pets):
+    (pets / "train" / "cat" / "lost.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"lost\.png: cannot be read \(No such file"):
+        source("pets").facts(DataConfig())
+    (pets / "train" / "cat" / "lost.png").unlink()
+    with open(os.fsencode(pets / "train" / "cat") + b"/\xff.png", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"\\xff\.png': the name is not UTF-8"):
+        source("pets").facts(DataConfig())
+
+
+def test_unreadable_images_with_masks_are_left_out_with_their_masks(tmp_path, monkeypatch):
+    from mimbench.data.segmentation import open_split
+
+    root = tmp_path / "scenes"
+    for split, count in (("training", 24), ("validation", 3)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(np.zeros((8, 8, 3) if kind == "images" else (8, 8), np.uint8)).save(
+                    root / kind / split / f"{index:02d}.png"
+                )
+    (root / "classes.json").write_text('["a", "b"]')
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    counts = {"labeled": None, "val": None, "test": None}
+    assert source("scenes").segmentation_root(DataConfig(), counts, tmp_path / "one") == root
+    (root / "images" / "training" / "03.png").write_bytes(b"torn")
+    (root / "annotations" / "validation" / "01.png").write_bytes(b"torn")
+    found = source("scenes").segmentation_root(DataConfig(), counts, tmp_path / "cache")
+    assert [len(open_split(found, split, [])) for split in ("labeled", "val", "test")] == [21, 2, 2]
+    (flag,) = source("scenes").segmentation_flags(tmp_path / "cache")
+    assert (
+        flag
+        == "2 images left out, unreadable or with an unreadable mask: images/training/03.png, images/validation/01.png"
+    )
