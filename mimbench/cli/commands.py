@@ -50,7 +50,12 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
         from mimbench.report.published import lookup
 
     grid = load_grid(
-        options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only), sets=tuple(options.sets)
+        options.file,
+        scale=options.scale,
+        data=options.data,
+        seeds=options.seeds,
+        only=tuple(options.only),
+        sets=tuple(options.sets),
     )
     for row in grid.rows:
         if row.paper:

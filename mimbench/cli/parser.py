@@ -33,7 +33,6 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "weights", help="a file, a folder with model.safetensors and config.json, timm:NAME or hf:NAME"
     )
-    evaluate.add_argument("--data", metavar="NAME", help="the data set (default: the scale's)")
     evaluate.add_argument(
         "--protocols",
         default="finetune,linear_probe,knn",
@@ -135,6 +134,9 @@ def _run_options(parser: argparse.ArgumentParser, scale: str | None) -> None:
         "--scale",
         default=scale,
         help=f"smoke, tiny, trial (tiny on other images), or a file of your own (default: {default})",
+    )
+    parser.add_argument(
+        "--data", metavar="NAME", help="the images of every row: a data set's name, or a path with a '/'"
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="run this row only; repeatable")

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -30,6 +30,7 @@ from mimbench.config.schema import (
     recipe_from,
 )
 from mimbench.errors import UserError, check_known
+from mimbench.store.files import file_name
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
 FILE_NAME = Range("letters, digits, '-', '_' and '.'", lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)))
@@ -104,11 +105,26 @@ class _Scale:
     path: Path
     file: ScaleFile
     layer: Layer
+    data: str | None = None  # part of its name: the images, where they are others than its own
 
     @property
     def in_recipes(self) -> str:
         """The key of its values in the recipes' `scales:`."""
         return self.file.scale or self.path.stem
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.data is None else f"{self.path.stem}-{self.data}"
+
+    def on(self, data: str) -> _Scale:
+        """The same sizes on other images, of which its note does not speak. Masks are those of the same data set."""
+        before = self.file.evaluation
+        if data == before.data.name:
+            return self
+        evaluation = replace(before, data=replace(before.data, name=data), segmentation_data=None)
+        layer = copy.deepcopy(self.layer)
+        put(layer, "data.name", data, str(self.path), RECIPE_KEYS)
+        return _Scale(self.path, replace(self.file, note="", evaluation=evaluation), layer, file_name(data))
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,7 @@ def load_grid(
     name: str,
     *,
     scale: str | None = None,
+    data: str | None = None,
     seeds: int | None = None,
     only: tuple[str, ...] = (),
     sets: tuple[str, ...] = (),
@@ -136,6 +153,8 @@ def load_grid(
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
     scale_path = find(scale or file.scale, "scales", path, from_shell=scale is not None)
     sizes = _read_scale(scale_path)
+    if data is not None:
+        sizes = sizes.on(data)
     settings, layers = _parse_sets(sets)
     points = _expand(file, path)
     references = _references(file, points, path)
@@ -152,7 +171,7 @@ def load_grid(
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
         tensorboard=file.tensorboard, nested=file.nested, threads=sizes.file.threads, evaluation=sizes.file.evaluation,
-        scale=sizes.path.stem, scale_file=str(sizes.path), scale_note=_note(sizes, rows),
+        scale=sizes.name, data=data, scale_file=str(sizes.path), scale_note=_note(sizes, rows),
         scale_settings=sizes.file.protocols, settings=settings, sets=sets,
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),

@@ -266,6 +266,7 @@ class Grid:
     chosen: tuple[str, ...]  # the rows to run
     sets: tuple[str, ...]  # --set options, as written
     evaluation: Evaluation
+    data: str | None = None  # of the command line: counts of images are at most what it has
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
     nested: Nested = Nested()  # which stages seeds share
 

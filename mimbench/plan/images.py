@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mimbench.config.schema import Grid
+from mimbench.config.schema import Counts, Grid
 from mimbench.data.sources import Sources
+from mimbench.data.sources.base import Source
 from mimbench.errors import UserError
 from mimbench.kinds import KINDS
 
 
 def fitting(grid: Grid, sources: Sources) -> tuple[Grid, list[str]]:
     """The grid without protocols that its data cannot serve, and what to say of its data sets."""
+    if grid.data is not None:
+        grid = _with_what_there_is(grid, sources(grid.data))
     evaluation = grid.evaluation
     names = {evaluation.data.name, *(row.recipe.data.name for row in grid.rows if row.recipe.pretrain)}
     notes = [sentence for name in sorted(names) for sentence in sources(name).warnings()]
@@ -26,6 +29,24 @@ def fitting(grid: Grid, sources: Sources) -> tuple[Grid, list[str]]:
     settings = {name: chosen for name, chosen in grid.settings.items() if name not in skipped}
     primary = None if grid.primary and grid.primary.get("protocol") in skipped else grid.primary
     return replace(grid, protocols=kept, settings=settings, primary=primary), [why, *notes]
+
+
+def _with_what_there_is(grid: Grid, images: Source) -> Grid:
+    """As many images as the scale asks for, or all: its counts are those of other images."""
+    least = lambda wanted, available: wanted if wanted is None else min(wanted, available)
+    within = lambda wanted, available: Counts(
+        **{split: least(count, available[split]) for split, count in vars(wanted).items()}
+    )
+    evaluation, counts = grid.evaluation, images.counts()
+    labels, masks = within(evaluation.counts(), counts), evaluation.segmentation_counts()
+    if images.has_masks():
+        masks = within(masks, images.segmentation_counts())
+    evaluation = replace(evaluation, labeled=labels.labeled, val=labels.val, test=labels.test, segmentation=masks)
+    rows = []
+    for row in grid.rows:
+        data = replace(row.recipe.data, images=least(row.recipe.data.images, counts["train"]))
+        rows.append(replace(row, recipe=replace(row.recipe, data=data)))
+    return replace(grid, evaluation=evaluation, rows=tuple(rows))
 
 
 def places(grid: Grid, evaluations: dict[str, dict[str, Any]], sources: Sources) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -28,6 +29,14 @@ def canonical(value: Any) -> str:
 def sha256(value: Any) -> str:
     """Of the canonical text, in hex digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_name(text: str) -> str:
+    """A path or a name as part of a file's name."""
+    stem = Path(text).name
+    for suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        stem = stem.removesuffix(suffix)
+    return re.sub(r"[^\w.-]+", "-", stem).strip(".-") or "unnamed"
 
 
 def fingerprint(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
@@ -50,9 +49,10 @@ def test_other_images_are_used_as_far_as_there_are_any(weights, tmp_path, capsys
     results = tmp_path / "results"
     words = ["evaluate", weights, "--data", "photos", "--scale", "smoke", "--results", str(results), "--dry-run"]
     assert main(words) == 0
-    scale = yaml.safe_load((results / "evaluate" / "smoke-photos.yaml").read_text())
-    assert scale["data"] == {"name": "photos"}
-    assert scale["evaluation"] == {"data": {"name": "photos"}, "labeled": 76, "val": 4, "test": 14}
+    plan = make_plan(load_grid(str(results / "evaluate" / "evaluate-theirs.yaml"), data="photos"))
+    assert plan.grid.scale == "smoke-photos"
+    spec = plan.runs[plan.rows["random"][0]["knn"]].spec
+    assert spec["counts"] == {"labeled": 76, "val": 4, "test": 14}
 
 
 @pytest.mark.parametrize(
