@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from mimbench import compat as compat  # before timm
 from mimbench.data.loading import Keyed
 from mimbench.data.sampling import derive
-from mimbench.data.views import MEAN, STD, normalize
+from mimbench.data.views import MEAN, STD, normalize, to_unit
 from mimbench.errors import RunFailed
 
 CUTMIX_CHANCE = 0.5  # where both are on: of a step to mix by boxes, as in BEiT, MAE and DeiT
@@ -43,20 +43,20 @@ class Augmented(Dataset[Any]):
         return {**batch, "raw": torch.stack(views)}
 
     def _augmented(self, view: Tensor, drawn: int) -> Tensor:
-        """(3, S, S) in [0, 1]."""
+        """(3, S, S) bytes; with erasing, whose noise they cannot hold, in the unit of `to_unit`."""
         _seed_globals(drawn)
         if self.transform is not None:
-            pixels = view.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            found = np.array(self.transform(Image.fromarray(pixels)))
-            view = torch.from_numpy(found).permute(2, 0, 1).float().div(255)
-        if self.erase is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(drawn)
-                seen = normalize(view)
-                erased = self.erase(seen.clone())
-            restored = erased * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
-            view = torch.where(erased == seen, view, restored)
-        return view
+            found = np.array(self.transform(Image.fromarray(view.permute(1, 2, 0).numpy())))
+            view = torch.from_numpy(found).permute(2, 0, 1)
+        if self.erase is None:
+            return view
+        view = to_unit(view)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(drawn)
+            seen = normalize(view)
+            erased = self.erase(seen.clone())
+        restored = erased * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+        return torch.where(erased == seen, view, restored)
 
 
 class Mix:
@@ -77,7 +77,7 @@ class Mix:
                 f"mixup and cutmix mix pairs: {len(batch['raw'])} images per rank are no whole number of them"
             )
         np.random.seed(derive(self.seed, "mix", step) % 2**32)
-        raw, label = self.mixup(batch["raw"].clone(), batch["label"])
+        raw, label = self.mixup(to_unit(batch["raw"]), batch["label"])
         return {**batch, "raw": raw, "label": label}
 
 
