@@ -32,7 +32,8 @@ class Augmented(Dataset[Any]):
 
         self.keyed, self.seed = keyed, keyed.seed
         fill = tuple(round(255 * value) for value in MEAN)
-        hints = {"translate_const": int(size * 0.45), "img_mean": fill}  # timm's own for this size
+        # timm's own for this size, with the interpolation of BEiT, MAE and DeiT
+        hints = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
         self.transform = None if rand_augment is None else rand_augment_transform(rand_augment, hints)
         self.erase = RandomErasing(erasing, mode="pixel", device="cpu") if erasing else None
 
