@@ -23,7 +23,7 @@ from mimbench.data.sampling import BatchSampler, derive
 from mimbench.data.views import MEAN, STD, normalize
 from mimbench.errors import Interrupted, RunFailed
 from mimbench.evals import finetune
-from mimbench.evals.regularize import Augmented, Mix
+from mimbench.evals.regularize import Augmented, Mix, posterize
 from mimbench.evals.sweep import schedule_at
 from mimbench.plan.graph import make_plan
 from mimbench.plan.record import prepare
@@ -82,6 +82,20 @@ def test_rand_augment_is_that_of_timms_training_transform_on_the_same_pixels(und
         found = made.__getitems__([key])["raw"][0]
         random.seed(drawn), np.random.seed(drawn % 2**32)
         assert np.array_equal((found * 255).round().byte().permute(1, 2, 0).numpy(), np.array(timms(image)))
+
+
+def test_the_highest_magnitude_of_every_operation_can_be_drawn(under_test):  # noqa: F811
+    made = Augmented(keyed(under_test), 32, "rand-m10-n2-inc1", 0.0)
+    assert any(operation.name == "PosterizeIncreasing" for operation in made.transform.ops)
+    views = [made.__getitems__([(epoch, index) for index in range(32)])["raw"] for epoch in range(8)]
+    assert torch.cat(views).isfinite().all()
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4, 8])
+def test_posterizing_keeps_the_highest_bits(bits):
+    image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    kept = np.asarray(image) & (0xFF << (8 - bits) & 0xFF)
+    assert np.array_equal(np.asarray(posterize(image, bits)), kept)
 
 
 def test_erasing_fills_boxes_with_standard_noise_and_leaves_the_rest_alone(under_test):  # noqa: F811
