@@ -64,7 +64,7 @@ class Augmented(Dataset[Any]):
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """With no bit kept, black. timm draws that at the highest magnitudes, and Pillow refuses it since version 12."""
+    """With no bit kept, black. timm draws that at the highest magnitudes, and newer versions of Pillow refuse it."""
     if bits < 1:
         return Image.new(image.mode, image.size)
     return image if bits >= 8 else ImageOps.posterize(image, bits)

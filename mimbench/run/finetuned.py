@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,21 +18,29 @@ from mimbench.store.weights import load_weights
 
 
 def take_encoder(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
-    parent = store.run(spec["parents"]["finetune"])
-    if not parent.done():
-        raise RunFailed(f"the parent {parent.name} has no result yet; run the grid again, it will be run first")
-    rate = parent.result()["values"]["chosen"]["lr"]
-    path = parent.work / f"lr-{rate:g}" / "final.pt"
-    if not path.exists():
-        raise RunFailed(f"{path}: the fine-tuned weights are gone. Move {parent.path} away to recompute them.")
+    path, parent = finetuned_weights(store, spec["parents"]["finetune"])
     encoder = make_encoder(from_spec(EncoderConfig, spec["encoder"]), spec["size"], spec["seed"], masked=False)
     encoder.load_state_dict(encoder_weights(load_weights(path), encoder.state_dict()))
     folder.work.mkdir(exist_ok=True)
     return {
-        "metrics": {}, "values": {"lr": rate}, "flags": [],
-        "parents": {"finetune": {"run": parent.name, "final_sha256": sha256_file(path)}},
+        "metrics": {}, "values": {}, "flags": [], "parents": {"finetune": parent},
         "weights_sha256": keep_weights(folder, encoder.state_dict()),
     }, 0  # fmt: skip
+
+
+def finetuned_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
+    """The classifier at the learning rate that a run chose, checked against its result; and what to record of it."""
+    parent = store.run(name)
+    if not parent.done():
+        raise RunFailed(f"the parent {name} has no result yet; run the grid again, it will be run first")
+    result = parent.result()
+    recorded = result.get("weights_sha256")  # not in results of versions before this kind of run
+    path = parent.work / f"lr-{result['values']['chosen']['lr']:g}" / "final.pt"
+    if not path.exists() or sha256_file(path) != recorded:
+        raise RunFailed(
+            f"{path}: missing, or not the weights of result.json. Move {parent.path} away to recompute them"
+        )
+    return path, {"run": name, "weights_sha256": recorded}
 
 
 def encoder_weights(classifier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ from mimbench.config.grid import load_grid
 from mimbench.errors import RunFailed, UserError
 from mimbench.plan.graph import make_plan
 from mimbench.plan.record import describe, prepare
+from mimbench.report.collect import read_grid
+from mimbench.report.notices import result_notices
 from mimbench.run.execute import execute
 from mimbench.run.finetuned import encoder_weights
 from mimbench.runtime import Runtime
@@ -45,13 +47,14 @@ def test_the_encoder_of_the_row_is_what_the_other_row_was_fine_tuned_to(tmp_path
     assert plan.runs[second["finetuned"]].parents == (first["finetune"],)
     assert plan.runs[second["features"]].parents == (second["finetuned"],)
     assert second["finetune"] != first["finetune"]
+    assert not [text for text in result_notices(read_grid(store, "mine", "smoke")) if "stale" in text]
     classifier = load_weights(store.run(first["finetune"]).work / "lr-0.001" / "final.pt")
     encoder = load_weights(store.run(second["finetuned"]).work / "weights.pt")
     assert torch.equal(encoder["body.blocks.0.mlp.fc1.weight"], classifier["encoder.body.blocks.0.mlp.fc1.weight"])
     assert describe(plan.grid.rows[1]) == "fine-tuned encoder of scratch"
     (store.run(first["finetune"]).work / "lr-0.001" / "final.pt").unlink()
     (store.run(second["finetuned"]).path / "result.json").unlink()
-    with pytest.raises(RunFailed, match="the fine-tuned weights are gone"):
+    with pytest.raises(RunFailed, match=r"missing, or not the weights of result\.json"):
         execute(store, second["finetuned"], Runtime())
 
 
