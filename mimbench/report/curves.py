@@ -82,6 +82,8 @@ def probe_layers(analysis: Analysis) -> Figure | None:
 
 def epochs(analysis: Analysis) -> Figure | None:
     """Held-out score by epoch at the chosen learning rate, one panel per protocol that was asked for it."""
+    from matplotlib.ticker import MaxNLocator
+
     found = {
         column.protocol: _scores(analysis.grid, column.protocol, lambda values: [
             (point["epoch"], point["val"]) for point in values.get("by_epoch", [])
@@ -96,6 +98,7 @@ def epochs(analysis: Analysis) -> Figure | None:
     for axes, (protocol, scores) in zip(axes_list, watched.items(), strict=True):
         _lines(axes, analysis.grid, protocol, scores, legend=True)
         axes.set(xlabel="epoch", ylabel="held-out score")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
