@@ -110,6 +110,8 @@ KINDS: dict[str, Kind] = {
         # takes the pooling that the linear probe chose, unless its settings state one
         Kind("finetune", None, "mimbench.evals.finetune:evaluate", _sweep_flops, _batch, _swept_floats,
              builds_on=("encoder", "linear_probe")),
+        Kind("finetuned", 1, "mimbench.run.finetuned:take_encoder", lambda spec: 0.0, lambda spec: None, _encoder_floats,
+             leaves_weights=True, ranks="one"),
         # its neck and heads cost twice the encoder; its batch norm is shared by ranks on GPUs only
         Kind("segmentation", None, "mimbench.evals.segmentation:evaluate", lambda spec: _sweep_flops(spec, 3.0), _batch,
              _swept_floats, builds_on=("encoder",), reads_masks=True, ranks="gpu"),

@@ -57,10 +57,10 @@ def _cpu() -> torch.device:
 class Runtime:
     """Where and how a run is executed. It does not change what is computed, up to the order of sums.
 
-    Two exceptions. Noise that a model draws itself (drop path, dropout, a dVAE's Gumbel noise) follows from (seed, step,
-    rank) per micro-batch, so splitting the batch differently draws other numbers of the same distribution. And what is a
-    function of a whole batch (a dVAE's uniformity term, UPerNet's batch norm) sees one micro-batch (batch norm: those of
-    all ranks).
+    Three exceptions. Noise that a model draws itself (drop path, dropout, a dVAE's Gumbel noise) follows from (seed, step,
+    rank) per micro-batch, so splitting the batch differently draws other numbers of the same distribution. What is a
+    function of a whole batch (a dVAE's uniformity term, batch norm in segmentation and in MAE's probe) sees one
+    micro-batch (batch norm: those of all ranks). Mixup and cutmix pair the images of one rank.
     """
 
     device: torch.device = field(default_factory=_cpu)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,6 @@ Share = Annotated[float, between(0, 1)]
 PositiveShare = Annotated[float, above_up_to(0, 1)]
 Fraction = Annotated[float, from_to_below(0, 1)]  # 1 itself would leave nothing
 FILLED = Range("a list of at least one value", bool)
+Exempt = tuple[
+    Literal["vectors", "pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table"], ...
+]  # from decay

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from mimbench.config import parts
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.ranges import Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, Whole, between
+from mimbench.config.ranges import (
+    Count,
+    Exempt,
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    Whole,
+    between,
+)
 from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, ViewConfig
 from mimbench.errors import UserError, check_known
 
@@ -85,9 +96,6 @@ class DataConfig(Checked):
             raise UserError(f"{place}.shift: must be less than size ({self.size} pixels), not {self.shift}.")
 
 
-Exempt = tuple[
-    Literal["vectors", "pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table"], ...
-]
 NO_DECAY: Exempt = ("vectors", "pos_embed", "cls_token", "mask_token", "reg_token")
 
 
@@ -149,9 +157,14 @@ class TokenizerTraining(ScheduleConfig):
 
 @dataclass(frozen=True)
 class Checkpoint(Checked):
-    """`pretrain: {weights: FILE | timm:NAME | hf:NAME}`: the row is that checkpoint."""
+    """`pretrain: {weights: FILE | timm:NAME | hf:NAME}`: the row is that checkpoint; `{finetuned: ROW}`: what that row became."""
 
-    weights: str
+    weights: str | None = None
+    finetuned: str | None = None
+
+    def check(self, place: str) -> None:
+        if (self.weights is None) == (self.finetuned is None):
+            raise UserError(f"{place}: name one of weights (a file) and finetuned (a row).")
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,7 @@ class Recipe:
     pretrain: bool
     weights: str | None  # nothing is trained: the encoder is this checkpoint
     stated: dict[str, Any]  # what a checkpoint's row says of its encoder; its tensors say the rest
+    finetuned: str | None  # nothing is trained: the encoder is what that row was fine-tuned to, of the same seed
     start: str | None  # the row from whose encoder, of the same seed, training begins
     masker: dict[str, Any]
     terms: dict[str, TermConfig]
@@ -285,12 +299,14 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         return coerce(dict[NAME, Any], {} if found is None else found, f"@{key}")
 
     pretrain = value.get("pretrain", True)
-    weights = dataclass_from(Checkpoint, pretrain, "@pretrain").weights if isinstance(pretrain, dict) else None
+    given = dataclass_from(Checkpoint, pretrain, "@pretrain") if isinstance(pretrain, dict) else None
     start = value.get("start")
+    weights = given.weights if given else None
     stated = {} if weights is None else _stated(mapping("encoder"))
     recipe = Recipe(
-        pretrain=weights is None and coerce(bool, pretrain, "@pretrain"),
+        pretrain=given is None and coerce(bool, pretrain, "@pretrain"),
         weights=weights,
+        finetuned=given.finetuned if given else None,
         stated=stated,
         start=None if start is None else dataclass_from(Start, start, "@start").row,
         masker=_part("masker", value, "@"),

@@ -30,5 +30,8 @@ class ByEpoch:
             write_json(self.path, {**before, **{str(epoch): score for epoch in ended}})
 
     def points(self) -> list[dict[str, float]]:
+        """On rank 0, which writes the result: another node may not see the file yet."""
+        if self.runtime.rank:
+            return []
         return [{"epoch": int(epoch), "val": score} for epoch, score in
                 sorted(read_json(self.path).items(), key=lambda point: int(point[0]))]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -32,8 +32,12 @@ class Augmented(Dataset[Any]):
 
         self.keyed, self.seed = keyed, keyed.seed
         fill = tuple(round(255 * value) for value in MEAN)
-        hints = {"translate_const": int(size * 0.45), "img_mean": fill}  # timm's own for this size
+        # timm's own for this size, with the interpolation of BEiT, MAE and DeiT
+        hints = {"translate_const": int(size * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
         self.transform = None if rand_augment is None else rand_augment_transform(rand_augment, hints)
+        for operation in () if self.transform is None else self.transform.ops:
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
         self.erase = RandomErasing(erasing, mode="pixel", device="cpu") if erasing else None
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
@@ -57,6 +61,13 @@ class Augmented(Dataset[Any]):
             erased = self.erase(seen.clone())
         restored = erased * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
         return torch.where(erased == seen, view, restored)
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """With no bit kept, black. timm draws that at the highest magnitudes, and newer versions of Pillow refuse it."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 class Mix:

@@ -17,7 +17,7 @@ from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, 
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
-from mimbench.store.files import read_json, write_json
+from mimbench.store.files import read_json, sha256_file, write_json
 
 ADAMW_BETAS = (0.9, 0.999)
 Model = TypeVar("Model", bound=Objective)
@@ -59,6 +59,7 @@ def sweep(
         "values": {"chosen": {"lr": chosen}, "by_lr": by_lr, **detail},
         "flags": rate_flags(by_lr, chosen) + _all_tie(by_lr),
         "images": sum(schedule.steps * schedule.batch for schedule in schedules),
+        "weights_sha256": sha256_file(under_test.work / f"lr-{chosen:g}" / "final.pt") if runtime.rank == 0 else "",
     }
 
 

@@ -88,7 +88,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     evaluations = _evaluation_specs(grid, measured, sources)
     plan.places = places(grid, evaluations, sources)
     for row in grid.rows:
-        trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights else None
+        trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights or row.recipe.finetuned else None
         behind = _behind(row, grid, trainings)
         plan.keys[row.name] = fingerprint(
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
@@ -105,7 +105,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 def _behind(row: Row, grid: Grid, trainings: Trainings) -> list[Any]:
     """By role, the trainings that a row builds on, and what these build on; empty for a row that builds on none."""
     rows = {other.name: other for other in grid.rows}
-    roles = edges(row.recipe) if row.recipe.pretrain else {}
+    roles = edges(row.recipe)
     return [[role, trainings[name], *_behind(rows[name], grid, trainings)] for role, name in sorted(roles.items())]
 
 
@@ -156,6 +156,9 @@ def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> d
         weights = {"sha256": sha256_file(origin_of(recipe.weights).path)}
         specs = {"checkpoint": {"kind": "checkpoint", "weights": weights, "encoder": architecture(recipe.encoder),
                                 "size": recipe.data.size}}  # fmt: skip
+    if recipe.finetuned is not None:
+        specs = {"finetuned": {"kind": "finetuned", "encoder": architecture(recipe.encoder),
+                               "size": grid.evaluation.data.size}}  # fmt: skip
     return {
         role: {**spec, "version": KINDS[spec["kind"]].version, "threads": grid.threads} for role, spec in specs.items()
     }
@@ -210,31 +213,36 @@ def _evaluation_specs(
     return specs
 
 
-def _train(plan: Plan, row: Row, seed: int, trainings: Trainings) -> dict[str, str]:
+def _train(
+    plan: Plan, row: Row, seed: int, trainings: Trainings, evaluations: dict[str, dict[str, Any]]
+) -> dict[str, str]:
     """The runs behind a row's encoder at one seed, by role: its own, after those of the rows it builds on."""
     recipe, specs, seeds = row.recipe, trainings[row.name], plan.grid.nested.seeds(seed)
     if recipe.weights is not None:
         return {"checkpoint": plan.add({**specs["checkpoint"], "seed": 0, "parents": {}})}  # the same for all seeds
+    rows = {other.name: other for other in plan.grid.rows}
+    if recipe.finetuned is not None:
+        parents = {"finetune": _plan_row(plan, rows[recipe.finetuned], seed, trainings, evaluations)["finetune"]}
+        return {"finetuned": plan.add({**specs["finetuned"], "seed": seed, "parents": parents})}
     if not recipe.pretrain:
         return {}
-    rows = {other.name: other for other in plan.grid.rows}
     runs = {role: plan.add({**spec, "seed": seeds["tokenizer"]}) for role, spec in specs.items() if role != "pretrain"}
     parents = dict(runs)
     for role, name in edges(recipe).items():
-        parents[role] = encoder_of(_train(plan, rows[name], seed, trainings))
+        parents[role] = encoder_of(_train(plan, rows[name], seed, trainings, evaluations))
     return {**runs, "pretrain": plan.add({**specs["pretrain"], "seed": seeds["pretrain"], "parents": parents})}
 
 
 def encoder_of(runs: dict[str, str]) -> str:
     """The run that leaves the encoder."""
-    return runs["checkpoint"] if "checkpoint" in runs else runs["pretrain"]
+    return next(runs[role] for role in ("checkpoint", "finetuned", "pretrain") if role in runs)
 
 
 def _plan_row(
     plan: Plan, row: Row, seed: int, trainings: Trainings, evaluations: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
     """One row at one seed: its training, then its evaluations. Returns their names by role or kind."""
-    trained = _train(plan, row, seed, trainings)
+    trained = _train(plan, row, seed, trainings, evaluations)
     runs = {role.partition(".")[0]: run for role, run in reversed(trained.items())}  # one tokenizer per row is shown
     runs = dict(reversed(runs.items()))
     encoder = {"encoder": encoder_of(runs)} if runs else {}

@@ -36,8 +36,11 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
     size, patch = grid.evaluation.data.size, recipe.encoder.patch
     if size % patch:
         raise UserError(f"{place}: encoder.patch: {patch} does not divide evaluation.data.size, {size}.")
-    if recipe.pretrain:
+    if edges(recipe):
         ancestors(row, grid)
+    if recipe.finetuned is not None and "finetune" not in grid.protocols:
+        raise UserError(f"{place}: pretrain.finetuned: no row is fine-tuned; add finetune to the grid's protocols.")
+    if recipe.pretrain:
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
     for column in columns:
@@ -59,7 +62,9 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
 
 
 def edges(recipe: Recipe) -> dict[str, str]:
-    """The rows whose encoders a pre-training builds on, by role; none without pre-training."""
+    """The rows whose encoders a row builds on, by role; none without pre-training, but the one it is the fine-tuning of."""
+    if recipe.finetuned is not None:
+        return {"finetuned": recipe.finetuned}
     if not recipe.pretrain:
         return {}
     named = {"teacher": recipe.teacher.row if recipe.teacher else None, "start": recipe.start}
@@ -81,18 +86,20 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
     """The rows that a row builds on, each before those that build on it."""
     rows, found = {other.name: other for other in grid.rows}, []
     for role, name in edges(row.recipe).items():
-        place = f"{grid.config}: row '{row.name}': {role}.row"
+        key = "pretrain.finetuned" if role == "finetuned" else f"{role}.row"
+        place = f"{grid.config}: row '{row.name}': {key}"
         if name not in rows:
             raise unknown(place, "row", name, rows)
         other = rows[name]
         if name in (*below, row.name):
             raise UserError(f"{place}: '{name}' builds on this row itself.")
-        if not other.recipe.pretrain and other.recipe.weights is None:
+        untrained = not (other.recipe.pretrain or other.recipe.weights or other.recipe.finetuned)
+        if untrained and role != "finetuned":
             raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
         theirs, ours = architecture(other.recipe.encoder), architecture(row.recipe.encoder)
         differing = [f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in {**ours, **theirs}
                      if theirs.get(key) != ours.get(key) and key != "init"]  # fmt: skip
-        if role == "start" and differing:
+        if role in ("start", "finetuned") and differing:
             raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(differing)}); both need the same.")
         if other.recipe.data.size != row.recipe.data.size or other.recipe.encoder.patch != row.recipe.encoder.patch:
             raise UserError(f"{place}: '{name}' has another grid of patches ({_grid(other)} there, {_grid(row)} here).")

@@ -86,6 +86,8 @@ def describe(row: Row) -> str:
     recipe = row.recipe
     if recipe.weights is not None:
         return f"checkpoint {Path(recipe.weights).name}"
+    if recipe.finetuned is not None:
+        return f"fine-tuned encoder of {recipe.finetuned}"
     if not recipe.pretrain:
         return "no pre-training"
     where = getattr(registry.build("masker", recipe.masker), "predict", "masked")

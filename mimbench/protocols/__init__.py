@@ -14,8 +14,18 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from mimbench.config.coerce import coerce
-from mimbench.config.ranges import FILLED, Count, Fraction, NotNegative, Positive, PositiveShare, Range, Share, at_least
-from mimbench.config.schema import Exempt
+from mimbench.config.ranges import (
+    FILLED,
+    Count,
+    Exempt,
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    at_least,
+)
 from mimbench.errors import UserError, check_known
 from mimbench.kinds import PROTOCOLS as PROTOCOLS
 from mimbench.store.files import fingerprint

@@ -80,6 +80,28 @@ def probe_layers(analysis: Analysis) -> Figure | None:
     return figure
 
 
+def epochs(analysis: Analysis) -> Figure | None:
+    """Held-out score by epoch at the chosen learning rate, one panel per protocol that was asked for it."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = {
+        column.protocol: _scores(analysis.grid, column.protocol, lambda values: [
+            (point["epoch"], point["val"]) for point in values.get("by_epoch", [])
+        ])
+        for column in analysis.grid.columns
+    }  # fmt: skip
+    watched = {protocol: scores for protocol, scores in found.items() if not scores.empty}
+    if not watched:
+        return None
+    height = max(3.2, LEGEND_LINE * len(analysis.grid.rows))
+    figure, axes_list = small_multiples(len(watched), across=1, width=9.2, height=height)
+    for axes, (protocol, scores) in zip(axes_list, watched.items(), strict=True):
+        _lines(axes, analysis.grid, protocol, scores, legend=True)
+        axes.set(xlabel="epoch", ylabel="held-out score")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
 def learning_rates(analysis: Analysis) -> Figure | None:
     """Held-out score by learning rate, one panel per protocol that sweeps it."""
     found = {

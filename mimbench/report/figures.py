@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench.report.analysis import Analysis
 from mimbench.report.colors import ACCENT, BASE, MUTED, STYLE
-from mimbench.report.curves import learning_rates, pretraining, probe_layers, small_multiples
+from mimbench.report.curves import epochs, learning_rates, pretraining, probe_layers, small_multiples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,8 @@ def draw(analysis: Analysis) -> Iterator[Drawing]:
                         "have different scales, so each panel has its own."),
         "probe_layers": (probe_layers, "Linear probe by layer: held-out score, mean over seeds. The layer is chosen on "
                          "these held-out images."),
+        "epochs": (epochs, "Held-out score after each epoch of training at the chosen learning rate, mean over seeds: how fast a "
+                   "row learns."),
         "learning_rates": (learning_rates, "Held-out score by learning rate, mean over seeds that did not diverge. If the best "
                            "rate is at the edge, the sweep was too narrow."),
     }  # fmt: skip

@@ -121,8 +121,11 @@ def _discard_stale_work(store: Store, folder: RunFolder, spec: dict[str, Any]) -
 
 
 def _left(result: dict[str, Any]) -> Any:
-    """What children take from a run: its weights, or the pooling that it chose."""
-    return result["weights_sha256"] if "weights_sha256" in result else result["values"]["chosen"]["pooling"]
+    """What children take from a run: its weights, the pooling that it chose, or the weights at the learning rate it chose."""
+    if "weights_sha256" in result:
+        return result["weights_sha256"]
+    chosen = result["values"]["chosen"]
+    return chosen.get("pooling", chosen)
 
 
 def _check_same_weights(folder: RunFolder, result: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mimbench import protocols
 from mimbench.config.grid import ScaleFile, load_grid
 from mimbench.config.merge import read_yaml
-from mimbench.config.schema import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining
+from mimbench.config.schema import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining, WrittenSchedule
 from mimbench.config.terms import TeacherConfig, TermConfig, ViewConfig
 from mimbench.errors import UserError
 from mimbench.kinds import PROTOCOLS
@@ -43,6 +43,8 @@ SETTINGS = [
     "terms.class.loss.type",
     "start.row",
     "pretrain.weights",
+    "pretrain.finetuned",
+    *(f"schedule.{key.name}" for key in fields(WrittenSchedule)),
     *(
         f"protocols.{p}.{key}"
         for p in PROTOCOLS

@@ -22,7 +22,8 @@ from mimbench.report.build import build_report
 from mimbench.report.choices import chosen_text
 from mimbench.report.colors import STYLE
 from mimbench.report.costs import ALL_ROWS, costs
-from mimbench.report.curves import learning_rates, probe_layers, read_curve, thinned
+from mimbench.report.curves import epochs, learning_rates, probe_layers, read_curve, thinned
+from mimbench.report.figures import draw
 from mimbench.report.markdown import markdown
 from mimbench.report.notices import machine_notices, result_notices, run_notices
 from mimbench.report.table import tabulate
@@ -386,7 +387,21 @@ def test_a_legend_of_many_rows_fits_its_figure(store, monkeypatch):
             for copy in range(6) for name, (label, *more) in synthetic.ROWS.items()}  # fmt: skip
     monkeypatch.setattr(synthetic, "ROWS", rows)
     analysis = analyze(synthetic.rich(store, 1), "demo", "tiny")
-    for draw in (learning_rates, probe_layers):
+    for figure_of in (learning_rates, probe_layers):
         with mpl.rc_context(STYLE), warnings.catch_warnings():
             warnings.simplefilter("error")
-            draw(analysis).savefig(io.BytesIO())
+            figure_of(analysis).savefig(io.BytesIO())
+
+
+def test_the_score_by_epoch_is_drawn_where_it_was_measured(tmp_path):
+    store = Store(tmp_path)
+    values = {"by_epoch": [{"epoch": 1, "val": 30.0}, {"epoch": 2, "val": 45.0}], "chosen": {"lr": 0.001}}
+    run = finish(planned(store, "finetune", 0), evaluation(FINETUNE, 50.0, values=values))
+    write_grid(
+        store, [{"name": "a", "key": "a", "runs": {"0": {"finetune": run.name}}}], [column(FINETUNE, "Fine-tune")], [0]
+    )
+    figure = epochs(analyze(store, "demo", "tiny"))
+    assert figure is not None
+    ((axes,),) = [figure.axes]
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, 30.0], [2.0, 45.0]]
+    assert "epochs" in {drawing.name for drawing in draw(analyze(store, "demo", "tiny"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from mimbench import registry
 from mimbench.config.grid import load_grid
-from mimbench.config.schema import EncoderConfig, ScheduleConfig
+from mimbench.config.schema import EncoderConfig, ScheduleConfig, as_spec, from_spec
 from mimbench.errors import UserError
 from mimbench.models.encoder import Encoder, make_encoder
 from mimbench.parts import PatchGrid
@@ -155,6 +156,13 @@ def test_what_does_not_decay_is_what_the_recipe_names(no_decay, free):
     named = {name for name, p in encoder.named_parameters() if id(p) in still}
     assert {name for name in named if dict(encoder.named_parameters())[name].ndim > 1} == free
     assert all(name in named for name, p in encoder.named_parameters() if p.ndim == 1)
+
+
+def test_initialization_and_decay_that_are_as_before_stay_out_of_specs_and_others_come_back_from_them():
+    assert "init" not in as_spec(EncoderConfig())
+    assert not {"decay", "drops", "no_decay"} & set(as_spec(ScheduleConfig()))
+    for config in (EncoderConfig(init="beit"), ScheduleConfig(decay="step", drops=(0.5,), no_decay=("vectors",))):
+        assert from_spec(type(config), json.loads(json.dumps(as_spec(config)))) == config
 
 
 @pytest.mark.slow

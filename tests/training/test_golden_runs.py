@@ -31,7 +31,7 @@ OF_ACCURACIES = {"rel": 0.0, "abs": 1.0}  # these jump by an image at a time
 
 def figures(results: Path, cache: Path) -> dict[str, dict[str, float]]:
     """The continuous numbers of each kind of run; accuracies of a hundred images would jump by whole images."""
-    trained = ("finetune", "segmentation", "attentive_probe")
+    trained = ("finetune", "segmentation", "attentive_probe", "linear_probe_beit", "linear_probe_mae")
     sets = ["schedule.precision=fp32", *(f"protocols.{p}.precision=fp32" for p in trained)]
     grid = load_grid(str(ROOT / "configs" / "ablations.yaml"), scale="smoke", seeds=1, only=("beit",), sets=tuple(sets))
     grid = replace(grid, protocols=protocols.PROTOCOLS)

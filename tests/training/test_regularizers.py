@@ -8,21 +8,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import SMALL
 from PIL import Image
 from test_evals import SMOKE, settings, under_test  # noqa: F401
-from test_training import StopAt
-from timm.data.auto_augment import rand_augment_transform
+from test_training import StopAt, run_as_two
+from timm.data import create_transform
+from timm.data.auto_augment import RandAugment
 from timm.data.mixup import Mixup
 
+from mimbench.config.grid import load_grid
 from mimbench.data.loading import Keyed, training_stream
 from mimbench.data.sampling import BatchSampler, derive
-from mimbench.data.views import normalize, to_unit
+from mimbench.data.views import MEAN, STD, normalize, to_unit
 from mimbench.errors import Interrupted, RunFailed
 from mimbench.evals import finetune
-from mimbench.evals.regularize import Augmented, Mix
+from mimbench.evals.regularize import Augmented, Mix, posterize
 from mimbench.evals.sweep import schedule_at
+from mimbench.plan.graph import make_plan
+from mimbench.plan.record import prepare
 from mimbench.protocols import load
+from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
+from mimbench.store.results import Store
+from mimbench.store.weights import load_weights
 
 ALL_ON = {"mixup": 0.8, "cutmix": 1.0, "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.5, "repeats": 3, "ema": 0.9,
           "drop_path": 0.1, "label_smoothing": 0.1, "layer_decay": 0.65, "curve": True}  # fmt: skip
@@ -60,18 +69,33 @@ def test_loader_workers_change_no_augmented_view(under_test):  # noqa: F811
     assert all(torch.equal(one["raw"], two["raw"]) for one, two in zip(*streams, strict=True))
 
 
-def test_rand_augment_is_timms_on_the_same_pixels(under_test):  # noqa: F811
+def test_rand_augment_is_that_of_timms_training_transform_on_the_same_pixels(under_test):  # noqa: F811
     source = keyed(under_test)
     made = Augmented(source, 32, "rand-m9-mstd0.5-inc1", 0.0)
+    whole = create_transform(32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic",
+                             mean=MEAN, std=STD)  # fmt: skip
+    timms = next(part for part in whole.transforms if isinstance(part, RandAugment))
     for key in [(0, index) for index in range(8)]:
         view = source.__getitems__([key])["raw"][0]
         drawn = derive(3, "augment", *key)
-        random.seed(drawn), np.random.seed(drawn % 2**32)
-        hints = {"translate_const": int(32 * 0.45), "img_mean": (124, 116, 104)}
         image = Image.fromarray(view.permute(1, 2, 0).numpy())
-        expected = np.array(rand_augment_transform("rand-m9-mstd0.5-inc1", hints)(image))
         found = made.__getitems__([key])["raw"][0]
-        assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+        random.seed(drawn), np.random.seed(drawn % 2**32)
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), np.array(timms(image)))
+
+
+def test_the_highest_magnitude_of_every_operation_can_be_drawn(under_test):  # noqa: F811
+    made = Augmented(keyed(under_test), 32, "rand-m10-n2-inc1", 0.0)
+    assert any(operation.name == "PosterizeIncreasing" for operation in made.transform.ops)
+    views = [made.__getitems__([(epoch, index) for index in range(32)])["raw"] for epoch in range(8)]
+    assert torch.cat(views).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4, 8])
+def test_posterizing_keeps_the_highest_bits(bits):
+    image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    kept = np.asarray(image) & (0xFF << (8 - bits) & 0xFF)
+    assert np.array_equal(np.asarray(posterize(image, bits)), kept)
 
 
 def test_erasing_fills_boxes_with_standard_noise_and_leaves_the_rest_alone(under_test):  # noqa: F811
@@ -145,3 +169,34 @@ def test_with_everything_on_a_stop_and_a_resume_change_nothing(under_test):  # n
     one, two = (torch.load(under.work / "lr-0.001" / "final.pt") for under in (under_test, again))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert any(key.startswith("ema.") for key in one)
+
+
+def test_the_moving_average_of_two_ranks_is_that_of_one(tmp_path, cache):
+    sets = (*SMALL, "protocols.finetune.ema=0.5", "protocols.finetune.learning_rates=[1e-3]", "protocols.finetune.epochs=1",
+            "protocols.finetune.precision=fp32", "protocols.finetune.repeats=2", "protocols.finetune.erasing=0.5")  # fmt: skip
+    grid = {
+        "base": "beit",
+        "scale": "smoke",
+        "seeds": 1,
+        "protocols": ["finetune"],
+        "rows": [{"name": "a", "pretrain": False}],
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    plan = make_plan(load_grid(str(tmp_path / "grid.yaml"), sets=sets))
+    found = []
+    for label in ("one", "two"):
+        store = Store(tmp_path / label)
+        store.cache = cache
+        prepare(plan, store)
+        *before, last = plan.runs
+        for name in before:
+            execute(store, name, Runtime())
+        if label == "one":
+            execute(store, last, Runtime())
+        else:
+            run_as_two(store, cache, last)
+        found.append(load_weights(store.run(last).work / "lr-0.001" / "final.pt"))
+    one, two = found
+    matrices = [key for key in one if key.startswith("ema.") and one[key].ndim > 1]
+    assert matrices
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in matrices)
