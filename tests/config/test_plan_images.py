@@ -126,3 +126,37 @@ def test_a_run_on_images_with_an_unreadable_one_finishes_and_says_so(photos, abl
         assert execute(store, name, Runtime()) == "done"
         flags = store.run(name).result()["flags"]
         assert any("1 unreadable of" in flag and "train/cat/3.png" in flag for flag in flags)
+
+
+def test_a_grid_on_other_images_has_a_name_and_counts_of_its_own_and_no_note_of_the_scale(photos, ablations):
+    plan = make_plan(load_grid(ablations, seeds=1, scale="tiny", data="photos"))
+    assert (plan.grid.scale, plan.grid.scale_note) == ("tiny-photos", "")
+    assert plan.runs[plan.rows["beit"][0]["knn"]].spec["counts"] == {"labeled": 76, "val": 4, "test": 20}
+    assert plan.runs[plan.rows["beit"][0]["pretrain"]].spec["recipe"]["data"]["images"] == 80
+    by_path = make_plan(load_grid(ablations, seeds=1, scale="tiny", data=str(photos)))
+    assert by_path.rows == plan.rows
+    own = load_grid(ablations, scale="tiny", data="shapes")
+    assert (own.scale, bool(own.scale_note)) == ("tiny", True)
+
+
+def test_beits_ablation_as_published_is_planned_on_imagenet_and_ade20k_as_they_are_distributed(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    for split, count in (("train", 1300), ("val", 50)):
+        for wnid in ("n01440764", "n01443537"):
+            (tmp_path / "imagenet" / split / wnid).mkdir(parents=True)
+            for index in range(count // 50):
+                (tmp_path / "imagenet" / split / wnid / f"{wnid}_{index}.JPEG").touch()
+    for split, count in (("training", 25), ("validation", 2)):
+        for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+            (tmp_path / "ade20k" / kind / split).mkdir(parents=True)
+            for index in range(count):
+                (tmp_path / "ade20k" / kind / split / f"ADE_{index:08d}.{suffix}").touch()
+    plan = make_plan(load_grid("beit_paper"))
+    assert [column.name for column in plan.columns] == ["finetune", "segmentation", "linear_probe_beit"]
+    assert {run.kind for run in plan.runs.values()} == {
+        "tokenizer",
+        "pretrain",
+        *(column.name for column in plan.columns),
+    }
+    settings = plan.columns[1].settings
+    assert (settings["head"], settings["steps"], settings["crop"]) == ("setr_pup", 160_000, 512)

@@ -40,11 +40,9 @@ PARAMETERS = {  # encoder, decoder
 
 def recipe(tmp_path, name, **row):
     """As the scale `paper` makes it, on whatever images."""
-    scale = {"scale": "paper", "data": {"name": "shapes", "size": 224}, "schedule": {"precision": "fp32"}}
-    grid = {"base": f"full/{name}", "scale": "paper.yaml", "protocols": ["knn"], "rows": [{"name": "a", **row}]}
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(scale))
+    grid = {"base": f"full/{name}", "scale": "paper", "protocols": ["knn"], "rows": [{"name": "a", **row}]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
-    return load_grid(str(tmp_path / "grid.yaml")).rows[0].recipe
+    return load_grid(str(tmp_path / "grid.yaml"), data="shapes", sets=("schedule.precision=fp32",)).rows[0].recipe
 
 
 def count(module):
