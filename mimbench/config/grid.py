@@ -313,7 +313,8 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
             source = layers.sources.get(f"data.{key}", "")
             if source in (f"{point.place}.", "--set "):
                 raise UserError(f"{source}data.{key}: does nothing where a recipe has views; set it in views.NAME.")
-    if isinstance(layers.value.get("pretrain"), dict):  # base and scale speak of encoders to be trained
+    given = layers.value.get("pretrain")
+    if isinstance(given, dict) and "weights" in given:  # base and scale speak of encoders to be trained
         written, own = layers.value.get("encoder"), (f"{point.place}.", "--set ")
         if isinstance(written, dict):
             layers.value["encoder"] = {k: v for k, v in written.items() if layers.sources[f"encoder.{k}"] in own}

@@ -102,6 +102,7 @@ def _shift_and_flip(images: np.ndarray, most: int, flipped: np.ndarray, draws: n
 
 def normalize(raw: Tensor) -> Tensor:
     """The view `image` from the view `raw`: what an encoder sees."""
+    raw = to_unit(raw)
     mean, std = _statistics(raw.device, raw.dtype)
     return (raw - mean) / std
 

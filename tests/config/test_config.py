@@ -172,7 +172,7 @@ def test_a_scale_of_your_own_states_the_protocol_settings(tmp_path):
     ("stated", "words"),
     [
         ({"finetune": {"epochs": 1}}, "own.yaml: protocols.finetune: learning_rates, batch missing"),
-        ({}, "own.yaml: protocols.linear_probe: epochs, batch missing: a scale states them"),
+        ({}, "own.yaml: protocols.finetune: learning_rates, epochs, batch missing: a scale states them"),
         ({"finetun": {}}, "own.yaml: protocols: unknown protocol 'finetun'. Did you mean 'finetune'"),
         ({"linear_probe": {"epoch": 1}}, "own.yaml: protocols.linear_probe: unknown setting .* Did you mean 'epochs'"),
         ({"linear_probe": {"epochs": 0, "batch": 8}}, "own.yaml: protocols.linear_probe.epochs: must be at least 1"),

@@ -164,7 +164,7 @@ def test_initialization_and_decay_that_are_as_before_stay_out_of_specs_and_other
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", [name for name in FULL if name.endswith("_base")])  # a ViT-L takes a minute
 def test_a_recipe_at_full_size_makes_one_step_on_two_images(tmp_path, name):
     from mimbench.data.sources import source
     from mimbench.plan.graph import _training_specs
@@ -172,7 +172,7 @@ def test_a_recipe_at_full_size_makes_one_step_on_two_images(tmp_path, name):
     row = {"schedule": {"steps": 1, "batch": 2, "warmup": 0, "precision": "fp32"}}
     full = {"tokenizer": {"hidden": 8}} if name.startswith("beit") else {}
     made = recipe(tmp_path, name, **row, **full)
-    grid = load_grid(str(tmp_path / "grid.yaml"))
+    grid = load_grid(str(tmp_path / "grid.yaml"), data="shapes")
     spec = _training_specs(grid.rows[0], grid, "fp32", source)["pretrain"]["recipe"]
     state = {}
     if name.startswith("beit"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_evals import settings
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -39,7 +40,7 @@ def test_weight_decay_reaches_its_end_by_torchs_half_cosine():
 def test_groups_of_layer_decay_and_weight_decay_are_timms():
     config = EncoderConfig(patch=4, dim=32, depth=3, heads=2, layer_scale=0.1, registers=2)
     encoder = make_encoder(config, 16, 0, masked=False)
-    ours = Classifier(encoder, "mean", 5, 0.1, 0)
+    ours = Classifier(encoder, "mean", 5, settings("finetune"), 0)
     theirs = VisionTransformer(16, 4, embed_dim=32, depth=3, num_heads=2, num_classes=5, global_pool="avg", init_values=0.1,
                                reg_tokens=2, no_embed_class=True)  # fmt: skip
 
