@@ -31,7 +31,7 @@ def write_grid(options: argparse.Namespace) -> Path:
             "scale": options.scale, "seeds": 3, "protocols": options.protocols.split(","), "reference": "random"}  # fmt: skip
     options.file = str(_write(path, {**grid, "rows": [theirs], "reference": "checkpoint"}))
     planned = load_grid(options.file, scale=options.scale, data=options.data, sets=tuple(options.sets))
-    recipe, place = planned.rows[0].recipe, "mimbench evaluate"
+    recipe, place = planned.rows[0].recipe, "evaluate"
     encoder, loaded = examine(options.weights, recipe.stated, planned.evaluation.data.size, place)
     print(f"{options.weights}: {described(loaded)}", file=sys.stderr)
     print(

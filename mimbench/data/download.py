@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 import tarfile
@@ -12,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mimbench.data.sources.places import WHERE, existing, folder_of
+from mimbench.data.sources.places import DATA_ROOT, WHERE, existing, folder_of
 from mimbench.errors import UserError, unknown
 from mimbench.store.files import make_folder_once
 
@@ -39,7 +40,9 @@ ARCHIVES = {
 def get(name: str) -> Path:
     """The folder of the data set, fetched if it is not there."""
     if name not in WHERE:
-        raise unknown("mimbench data get", "data set", name, WHERE)
+        raise unknown("data get", "data set", name, WHERE)
+    if not os.environ.get(DATA_ROOT):
+        raise UserError(f"data get: set {DATA_ROOT} to the folder in which data sets are to lie, such as ~/data.")
     target = folder_of(name)
     if target.is_dir():
         return target

@@ -212,3 +212,10 @@ def test_what_cannot_be_fetched_says_what_to_put_where(root, capsys):
     assert "train/<wnid>/*.JPEG" in capsys.readouterr().err
     assert main(["data", "get", "cifra10"]) == 2
     assert "Did you mean 'cifar10'?" in capsys.readouterr().err
+
+
+def test_without_a_root_for_data_sets_nothing_is_fetched(monkeypatch, capsys):
+    monkeypatch.delenv(DATA_ROOT, raising=False)
+    for name in ("imagenet", "cifar10"):
+        assert main(["data", "get", name]) == 2
+        assert f"set {DATA_ROOT} to the folder" in capsys.readouterr().err
