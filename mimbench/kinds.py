@@ -10,7 +10,7 @@ Spec = dict[str, Any]
 
 
 def _tokenizer_flops(spec: Spec) -> float:
-    return spec["training"]["steps"] * spec["training"]["batch"] * 1e8  # of the dVAE at tiny, whatever its size
+    return spec["training"]["steps"] * spec["training"]["batch"] * spec["flops_per_image"]
 
 
 def _pretrain_flops(spec: Spec) -> float:
@@ -20,24 +20,27 @@ def _pretrain_flops(spec: Spec) -> float:
 
 def _extraction_flops(spec: Spec) -> float:
     """Features of all splits, once."""
-    images = sum(count or 1000 for count in spec["counts"].values())
-    return images * forward_flops(spec["encoder"], spec["data"]["size"])
+    return sum(spec["counts"].values()) * forward_flops(spec["encoder"], _side(spec))
 
 
 def _sweep_flops(spec: Spec, per_image: float = 1.0) -> float:
     """One training per learning rate, a forward and a backward pass per image; then the held-out and test images."""
     settings = spec["protocol"]["settings"]
-    epochs = settings["epochs"] * (spec["counts"]["labeled"] or 1000)
-    trained = (
-        3 * len(settings["learning_rates"]) * (settings["steps"] * settings["batch"] if "steps" in settings else epochs)
-    )
-    return _extraction_flops(spec) + per_image * trained * forward_flops(spec["encoder"], spec["data"]["size"])
+    epochs = settings["epochs"] * spec["counts"]["labeled"]
+    images = settings["steps"] * settings["batch"] if settings.get("steps") else epochs
+    trained = 3 * len(settings["learning_rates"]) * images
+    return _extraction_flops(spec) + per_image * trained * forward_flops(spec["encoder"], _side(spec))
 
 
 def _attentive_flops(spec: Spec) -> float:
     """The frozen encoder's forward pass, and about twice as much for the heads."""
-    trained = 3 * spec["protocol"]["settings"]["epochs"] * (spec["counts"]["labeled"] or 1000)
-    return _extraction_flops(spec) + trained * forward_flops(spec["encoder"], spec["data"]["size"])
+    trained = 3 * spec["protocol"]["settings"]["epochs"] * spec["counts"]["labeled"]
+    return _extraction_flops(spec) + trained * forward_flops(spec["encoder"], _side(spec))
+
+
+def _side(spec: Spec) -> int:
+    """Of the images that an evaluation sees."""
+    return spec.get("protocol", {}).get("settings", {}).get("crop") or spec["data"]["size"]
 
 
 def _little(spec: Spec) -> float:
@@ -68,9 +71,7 @@ def _swept_floats(spec: Spec) -> float:
 
 def _feature_floats(spec: Spec) -> float:
     """Two poolings of every block, of all images."""
-    return (
-        sum(count or 1000 for count in spec["counts"].values()) * 2 * spec["encoder"]["depth"] * spec["encoder"]["dim"]
-    )
+    return sum(spec["counts"].values()) * 2 * spec["encoder"]["depth"] * spec["encoder"]["dim"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Kind:
     name: str
     version: int | None  # raised when its numbers change; None: the protocol has its own
     run: str  # module:function that executes it, imported when it is needed
-    flops: Callable[[Spec], float]  # a rough figure for planning
+    flops: Callable[[Spec], float]  # a rough figure for planning, of a spec as `plan.estimate.complete` makes it
     batch: Callable[[Spec], int | None]  # images of an optimizer step, over all ranks
     keeps: Callable[[Spec], float] = lambda spec: 0.0  # floats on disk, a rough figure too
     leaves_weights: bool = False  # its children need them

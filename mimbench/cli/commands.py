@@ -147,7 +147,8 @@ def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> in
     processes = process_count(None)
     time = f"about {duration(seconds / processes)} with {processes} at a time"
     if throughput is not None:
-        time = f"about {seconds / 3600:,.3g} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
+        hours = seconds / 3600
+        time = f"about {hours:,.{0 if hours >= 10 else 2}f} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
     print(f"{time}; about {disk_bytes(plan) / 1e6:,.0f} MB of weights")
     return EXIT_OK
 

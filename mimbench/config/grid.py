@@ -88,6 +88,7 @@ class ScaleFile(Checked):
     base: str | None = None  # the scale that it changes
     scale: str | None = None  # its key in the recipes' `scales:`; None: the base's, or its name
     note: str = ""
+    note_on_data: str = ""  # of its own images: it says nothing of others
     threads: Count = 1
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # kind -> type -> arguments
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -117,14 +118,14 @@ class _Scale:
         return self.path.stem if self.data is None else f"{self.path.stem}-{self.data}"
 
     def on(self, data: str) -> _Scale:
-        """The same sizes on other images, of which its note does not speak. Masks are those of the same data set."""
+        """The same sizes on other images. Masks are those of the same data set."""
         before = self.file.evaluation
         if data == before.data.name:
             return self
         evaluation = replace(before, data=replace(before.data, name=data), segmentation_data=None)
         layer = copy.deepcopy(self.layer)
         put(layer, "data.name", data, str(self.path), RECIPE_KEYS)
-        return _Scale(self.path, replace(self.file, note="", evaluation=evaluation), layer, file_name(data))
+        return _Scale(self.path, replace(self.file, note_on_data="", evaluation=evaluation), layer, file_name(data))
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,10 @@ def load_grid(
 
 
 def _note(scale: _Scale, rows: Iterable[Row]) -> str:
-    """A scale's note speaks of its own images: where --set names others, it says nothing."""
+    """What a scale says of itself, and of its own images where --set names no others."""
     own = scale.layer.get("data", {}).get("name", DataConfig.name)
-    return scale.file.note.strip() if all(row.recipe.data.name == own for row in rows) else ""
+    on_data = scale.file.note_on_data if all(row.recipe.data.name == own for row in rows) else ""
+    return f"{on_data.strip()} {scale.file.note.strip()}".strip()
 
 
 def _known(raw: Layer, allowed: Collection[str], place: str) -> Layer:
@@ -212,8 +214,8 @@ def _read_scale(path: Path) -> _Scale:
     merged = Layers()
     merged.add({"scale": base_path.stem, **below}, f"{base_path}: ")
     merged.add(raw, own := f"{path}: ")
-    if "note" not in raw and own in map(merged.sources.get, ("data.name", "evaluation.data.name")):
-        merged.value.pop("note", None)  # it speaks of the base's images
+    if "note_on_data" not in raw and own in map(merged.sources.get, ("data.name", "evaluation.data.name")):
+        merged.value.pop("note_on_data", None)
     return _Scale(path, *_split(merged.value, ScaleFile, f"{path}:"))
 
 
@@ -313,8 +315,7 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
             source = layers.sources.get(f"data.{key}", "")
             if source in (f"{point.place}.", "--set "):
                 raise UserError(f"{source}data.{key}: does nothing where a recipe has views; set it in views.NAME.")
-    given = layers.value.get("pretrain")
-    if isinstance(given, dict) and "weights" in given:  # base and scale speak of encoders to be trained
+    if isinstance(layers.value.get("pretrain"), dict):  # base and scale speak of encoders to be trained
         written, own = layers.value.get("encoder"), (f"{point.place}.", "--set ")
         if isinstance(written, dict):
             layers.value["encoder"] = {k: v for k, v in written.items() if layers.sources[f"encoder.{k}"] in own}

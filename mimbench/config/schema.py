@@ -180,7 +180,7 @@ class Recipe:
 
     pretrain: bool
     weights: str | None  # nothing is trained: the encoder is this checkpoint
-    stated: dict[str, Any]  # what a checkpoint's row says of its encoder; its tensors say the rest
+    stated: dict[str, Any]  # what a row that is not trained says of its encoder; where it is from says the rest
     finetuned: str | None  # nothing is trained: the encoder is what that row was fine-tuned to, of the same seed
     start: str | None  # the row from whose encoder, of the same seed, training begins
     masker: dict[str, Any]
@@ -302,7 +302,7 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
     given = dataclass_from(Checkpoint, pretrain, "@pretrain") if isinstance(pretrain, dict) else None
     start = value.get("start")
     weights = given.weights if given else None
-    stated = {} if weights is None else _stated(mapping("encoder"))
+    stated = {} if given is None else _stated(mapping("encoder"))
     recipe = Recipe(
         pretrain=given is None and coerce(bool, pretrain, "@pretrain"),
         weights=weights,
@@ -315,13 +315,13 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         flat=not value.get("terms"),
         views={name: dataclass_from(ViewConfig, view, f"@views.{name}") for name, view in mapping("views").items()},
         teacher=section(TeacherConfig, "teacher") if value.get("teacher") is not None else None,
-        encoder=section(EncoderConfig, "encoder") if weights is None else EncoderConfig(),  # known with the tensors
+        encoder=section(EncoderConfig, "encoder") if given is None else EncoderConfig(),  # the plan finds it out
         data=section(DataConfig, "data"),
         schedule=section(WrittenSchedule, "schedule").resolved(),
         tokenizer_training=section(TokenizerTraining, "tokenizer_training"),
     )
     patch, size = recipe.encoder.patch, recipe.data.size
-    if weights is None and size % patch:
+    if given is None and size % patch:
         raise UserError(f"@encoder.patch: {patch} does not divide the image size {size} (data.size).")
     return recipe
 

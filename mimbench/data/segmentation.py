@@ -10,7 +10,7 @@ import numpy as np
 
 from mimbench import compat as compat  # isort: skip (before mmseg)
 from mmengine.dataset import BaseDataset
-from mmseg.datasets import ADE20KDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from torch.utils.data import Dataset
 
 from mimbench.data.sampling import derive
@@ -31,10 +31,12 @@ def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int
     files = [p for p in sorted((root / "images" / folder).glob("*")) if p.is_file()]
     if not files:
         raise UserError(f"{root / 'images' / folder}: no images.")
-    dataset = _dataset_class(root)(
+    common = dict(
         data_root=str(root), data_prefix={"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
         img_suffix=files[0].suffix, pipeline=pipeline,
     )  # fmt: skip
+    classes = read_classes(root)
+    dataset = ADE20KDataset(**common) if classes is None else Named(metainfo=_metainfo(classes), **common)
     chosen = list(range(len(dataset)))
     if not public and split != "test":
         chosen = [i for i in chosen if (i % HELD_OUT_EVERY == 0) == (split == "val")]
@@ -47,13 +49,16 @@ def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int
     return dataset
 
 
-def _dataset_class(root: Path) -> type[ADE20KDataset]:
-    """ADE20KDataset, or the same with the folder's own classes (mmseg allows only subsets of the 150)."""
-    classes = read_classes(root)
-    if classes is None:
-        return ADE20KDataset
+class Named(BaseSegDataset):
+    """ADE20K's layout with the folder's own classes: of ADE20KDataset itself, mmseg allows only subsets of the 150."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(seg_map_suffix=".png", reduce_zero_label=True, **options)
+
+
+def _metainfo(classes: list[str]) -> dict[str, Any]:
     colors = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
-    return type("NamedADE20KDataset", (ADE20KDataset,), {"METAINFO": {"classes": tuple(classes), "palette": colors}})
+    return {"classes": tuple(classes), "palette": colors}
 
 
 class Seeded(Dataset[Any]):

@@ -1,4 +1,4 @@
-"""The rows that are checkpoints: their files are found and read, and their encoders known, before anything else."""
+"""The rows whose encoders come from elsewhere: what they are is found out before anything else is planned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from mimbench.errors import UserError
 def with_their_encoders(grid: Grid) -> Grid:
     """The grid, each checkpoint's encoder completed from its tensors. A wrong file is refused here."""
     rows = [row if row.recipe.weights is None else _with_its_encoder(row, grid) for row in grid.rows]
+    for _ in rows:  # what was fine-tuned may be of a row that was fine-tuned itself
+        encoders = {row.name: row.recipe.encoder for row in rows}
+        rows = [_with_encoder_of_the_other(row, encoders) for row in rows]
     return replace(grid, rows=tuple(rows))
+
+
+def _with_encoder_of_the_other(row: Row, encoders: dict[str, EncoderConfig]) -> Row:
+    """A row that another's fine-tuning left has its encoder. A name that is no row is refused later."""
+    other = encoders.get(row.recipe.finetuned or "")
+    if other is None:
+        return row
+    return replace(row, recipe=replace(row.recipe, encoder=replace(other, **row.recipe.stated)))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass
+from typing import Any
 
+from mimbench import registry
 from mimbench.kinds import KINDS
+from mimbench.parts import PatchGrid
 from mimbench.plan.graph import Plan, Planned
+from mimbench.store.files import canonical
 from mimbench.store.results import Store
 
 # of one process: `make ablations` in bf16 on one core of an AMD EPYC (seconds per run: 63 to 91 pre-training, 24 fine-tuning,
@@ -36,7 +42,7 @@ def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[
         done, left = ([run for run in runs if finished[run.name] is state] for state in (True, False))
         costs = [store.run(run.name).cost() for run in done[:SAMPLE]]
         recorded = [cost["seconds"] for cost in costs if cost] if throughput is None else []
-        flops = sum(KINDS[kind].flops(run.spec) for run in left)
+        flops = sum(KINDS[kind].flops(complete(run.spec, plan)) for run in left)
         if recorded:
             seconds = len(left) * sum(recorded) / len(recorded)
         else:
@@ -48,4 +54,28 @@ def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[
 
 def disk_bytes(plan: Plan) -> float:
     """Roughly, in fp32: encoders, and features."""
-    return 4 * sum(KINDS[run.kind].keeps(run.spec) for run in plan.runs.values())
+    return 4 * sum(KINDS[run.kind].keeps(complete(run.spec, plan)) for run in plan.runs.values())
+
+
+def complete(spec: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """With what prices need and the run itself finds out: all images of a split in numbers, a tokenizer's FLOPs."""
+    if spec["kind"] == "tokenizer":
+        side = spec["training"]["crop"] or spec["data"]["size"]
+        return {**spec, "flops_per_image": _training_flops(canonical(spec["tokenizer"]), side, spec["patch"])}
+    if "counts" not in spec:
+        return spec
+    available = plan.available["masks" if KINDS[spec["kind"]].reads_masks else "labels"]
+    return {**spec, "counts": {split: count or available[split] for split, count in spec["counts"].items()}}
+
+
+@functools.cache
+def _training_flops(tokenizer: str, side: int, patch: int) -> float:
+    """Forward and backward pass of one image, counted on one."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    made = registry.build("tokenizer", json.loads(tokenizer))
+    made.build(PatchGrid.of(side, patch))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        made.training_loss({"raw": torch.rand(1, 3, side, side)}, 0.0)
+    return 3.0 * counter.get_total_flops()

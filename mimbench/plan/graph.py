@@ -14,7 +14,7 @@ from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
 from mimbench.plan.files import with_files_by_content
-from mimbench.plan.images import fitting, places
+from mimbench.plan.images import available, fitting, places
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -52,6 +52,9 @@ class Plan:
     files: dict[str, Origin] = field(default_factory=dict)  # files that are not ours, by their sha256
     uses: dict[str, int] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by their manifest
+    available: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # images of each split: `labels`, and `masks` if read
     notes: list[str] = field(default_factory=list)  # sentences for the user: on stderr, and in the report
 
     def add(self, spec: dict[str, Any]) -> str:
@@ -87,6 +90,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)
     plan.places = places(grid, evaluations, sources)
+    plan.available = available(grid, evaluations, sources)
     for row in grid.rows:
         trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights or row.recipe.finetuned else None
         behind = _behind(row, grid, trainings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +48,15 @@ def _with_what_there_is(grid: Grid, images: Source) -> Grid:
         data = replace(row.recipe.data, images=least(row.recipe.data.images, counts["train"]))
         rows.append(replace(row, recipe=replace(row.recipe, data=data)))
     return replace(grid, evaluation=evaluation, rows=tuple(rows))
+
+
+def available(grid: Grid, evaluations: Iterable[str], sources: Sources) -> dict[str, dict[str, int]]:
+    """How many images each split has, with labels and, where an evaluation reads them, with masks."""
+    found = {"labels": sources(grid.evaluation.data.name).counts()}
+    if any(KINDS[kind].reads_masks for kind in evaluations):
+        masks = grid.evaluation.segmentation_data or grid.evaluation.data.name
+        found["masks"] = sources(masks).segmentation_counts()
+    return found
 
 
 def places(grid: Grid, evaluations: dict[str, dict[str, Any]], sources: Sources) -> dict[str, str]:

@@ -25,6 +25,7 @@ from mimbench.config.ranges import (
     Range,
     Share,
     at_least,
+    between,
 )
 from mimbench.errors import UserError, check_known
 from mimbench.kinds import PROTOCOLS as PROTOCOLS
@@ -33,6 +34,7 @@ from mimbench.store.files import fingerprint
 DISTINCT = Range(  # each trains in a folder named by six digits
     "different in their first six digits", lambda rates: len({f"{rate:g}" for rate in rates}) == len(rates)
 )
+FROM_TO = Range("the smallest share, then the largest", lambda area: area[0] <= area[1])
 RAND_AUGMENT = Range(
     "timm's words for RandAugment, such as rand-m9-mstd0.5-inc1",
     lambda words: bool(re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?)*", words)),
@@ -44,6 +46,7 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "epochs": Count,
     "batch": Count,
     "segmentation.batch": Annotated[int, at_least(2)],  # for batch norm
+    "linear_probe_mae.batch": Annotated[int, at_least(2)],
     "warmup": Share,  # of the steps
     "weight_decay": NotNegative,
     "betas": tuple[Fraction, Fraction],
@@ -52,7 +55,7 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "label_smoothing": Fraction,
     "clip": Positive | None,
     "no_decay": Exempt,
-    "area": tuple[PositiveShare, PositiveShare],
+    "area": Annotated[tuple[PositiveShare, PositiveShare], FROM_TO],
     "pooling": Literal["class_token", "mean"],
     "finetune.pooling": Literal["class_token", "mean", "both"] | None,
     "momentum": Fraction,
@@ -61,7 +64,7 @@ SETTINGS: dict[str, Any] = {  # what a setting may be
     "cutmix": NotNegative,
     "rand_augment": Annotated[str, RAND_AUGMENT] | None,
     "erasing": Share,
-    "repeats": Count,
+    "repeats": Annotated[int, between(1, 16)],
     "ema": Fraction | None,
     "head_std": Positive,
     "curve": bool,

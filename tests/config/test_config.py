@@ -207,17 +207,24 @@ def test_a_scale_with_a_base_changes_what_it_says_and_takes_the_bases_protocol_s
         assert changed.recipe == dataclasses.replace(base.recipe, schedule=schedule)
 
 
-def test_the_note_of_a_scale_stays_with_the_images_it_speaks_of(tmp_path, monkeypatch):
+def test_what_a_scale_says_of_its_images_stays_with_them_and_what_it_says_of_itself_stays(tmp_path):
     own = tmp_path / "own.yaml"
+    on_data, always = "designed so that pre-training helps", "All rows share"
     for text, stays in (
-        ("schedule: {steps: 25}", True),
+        ("schedule: {steps: 1600}", True),
         ("data: {name: other}", False),
         ("evaluation: {data: {name: other}}", False),
     ):
-        own.write_text(f"base: smoke\n{text}")
-        assert bool(load_grid(written(tmp_path), scale=str(own)).scale_note) is stays, text
-    assert load_grid(written(tmp_path)).scale_note
-    assert not load_grid(written(tmp_path), sets=("data.name=other",)).scale_note
+        own.write_text(f"base: tiny\n{text}")
+        note = load_grid(written(tmp_path), scale=str(own)).scale_note
+        assert (on_data in note, always in note) == (stays, True), text
+    for note, stays in (
+        (load_grid(written(tmp_path), scale="tiny").scale_note, True),
+        (load_grid(written(tmp_path), scale="tiny", sets=("data.name=other",)).scale_note, False),
+        (load_grid(written(tmp_path), scale="tiny", data="other").scale_note, False),
+    ):
+        assert (on_data in note, always in note) == (stays, True)
+    assert "mean nothing" in load_grid(written(tmp_path), scale="smoke", data="other").scale_note
 
 
 @pytest.mark.parametrize(

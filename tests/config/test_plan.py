@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import grids
 import pytest
 import yaml
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
-from mimbench.plan.estimate import estimate
+from mimbench.kinds import KINDS
+from mimbench.plan.estimate import complete, estimate
 from mimbench.plan.graph import make_plan, wanted
 from mimbench.plan.record import describe, prepare, record
 from mimbench.store.files import read_json
@@ -168,6 +171,21 @@ def test_a_parent_whose_weights_are_lost_is_run_again_while_a_child_needs_them(a
         store.run(names[kind]).finish({}, {})
     (parent.work / "weights.pt").unlink()
     assert not wanted(plan.runs, store)  # no child needs them
+
+
+def test_all_images_of_a_split_and_the_crop_are_priced(ablations, store):
+    plan = plan_of(ablations, seeds=1)
+    spec = plan.runs[plan.rows["beit"][0]["finetune"]].spec
+    everything = {**spec, "counts": dict.fromkeys(spec["counts"])}
+    assert complete(everything, plan)["counts"] == {"labeled": 2000, "val": 1000, "test": 4000}
+    assert KINDS["finetune"].flops(complete(everything, plan)) > 10 * KINDS["finetune"].flops(complete(spec, plan))
+    masks = plan.runs[plan.rows["beit"][0]["segmentation"]].spec
+    cropped = copy.deepcopy(masks)
+    cropped["protocol"]["settings"]["crop"] = 64
+    assert KINDS["segmentation"].flops(cropped) > 4 * KINDS["segmentation"].flops(masks)
+    small = plan.runs[plan.rows["beit"][0]["tokenizer"]].spec
+    large = {**small, "tokenizer": {**small["tokenizer"], "hidden": 4 * small["tokenizer"]["hidden"]}}
+    assert complete(large, plan)["flops_per_image"] > 4 * complete(small, plan)["flops_per_image"]
 
 
 def test_a_stated_pooling_needs_no_linear_probe(ablations, tmp_path):

@@ -38,6 +38,9 @@ ROOT = Path(__file__).parents[2]
         ("protocols.finetune.clip=0", r"clip: must be greater than 0"),
         ("protocols.finetune.epochs=0", "at least 1"),
         ("protocols.segmentation.batch=1", "at least 2"),
+        ("protocols.linear_probe_mae.batch=1", "at least 2"),
+        ("protocols.linear_probe_beit.area=[1.0, 0.3]", "the smallest share, then the largest"),
+        ("protocols.finetune.repeats=3000", "between 1 and 16"),
         ("protocols.segmentation.channels=0", "at least 1"),
         ("protocols.segmentation.auxiliary_channels=0", "at least 1"),
         ("protocols.segmentation.first_class_weight=-1", "at least 0"),
@@ -82,7 +85,14 @@ ROOT = Path(__file__).parents[2]
 )
 def test_a_wrong_setting_is_refused(tmp_path, setting, words):
     with pytest.raises(UserError, match=words):
-        make_plan(load_grid(written(tmp_path, protocols=["knn", "finetune", "segmentation"]), sets=(setting,)))
+        make_plan(
+            load_grid(
+                written(
+                    tmp_path, protocols=["knn", "finetune", "segmentation", "linear_probe_beit", "linear_probe_mae"]
+                ),
+                sets=(setting,),
+            )
+        )
 
 
 def test_mixing_pairs_needs_an_even_batch(tmp_path):

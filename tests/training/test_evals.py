@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from scipy.special import log_softmax
 from mimbench import protocols
 from mimbench.config.merge import read_yaml
 from mimbench.config.schema import DataConfig, EncoderConfig
-from mimbench.data.segmentation import open_split
+from mimbench.data.segmentation import Seeded, open_split
 from mimbench.data.sources import source
 from mimbench.errors import RunFailed, UserError
 from mimbench.evals import attentive_probe, dense, finetune, heads, knn, linear_probe, segmentation
@@ -269,6 +270,15 @@ def test_images_of_many_sizes_are_segmented(under_test, scenes, resize):
     under_test = replace(under_test, segmentation_data="scenes", counts=counts)
     measured = segmentation.evaluate(under_test, settings("segmentation", resize=resize), Runtime())
     assert 0 <= measured["metrics"]["miou"] <= 100
+
+
+def test_a_split_with_classes_of_its_own_can_be_sent_to_a_loader_process(under_test):
+    root = source("shapes").segmentation_root(under_test.data, under_test.counts, under_test.cache)
+    dataset = open_split(root, "labeled", segmentation.pipeline(True, settings("segmentation"), 32, fixed_size=True))
+    sent = pickle.loads(pickle.dumps(Seeded(dataset, 3)))
+    (here,), (there,) = (each.__getitems__([(0, 5)]) for each in (Seeded(dataset, 3), sent))
+    assert torch.equal(here["inputs"], there["inputs"])
+    assert sent.dataset.metainfo["classes"] == dataset.metainfo["classes"]
 
 
 def test_the_mean_iou_equals_that_of_a_confusion_matrix(under_test, monkeypatch):

@@ -58,6 +58,19 @@ def test_the_encoder_of_the_row_is_what_the_other_row_was_fine_tuned_to(tmp_path
         execute(store, second["finetuned"], Runtime())
 
 
+def test_the_row_has_the_encoder_of_the_other_without_stating_it(tmp_path):
+    other = {"name": "wide", "pretrain": False, "encoder": {"dim": 64}}
+    twice = {"name": "twice", "pretrain": {"finetuned": "wide"}}
+    again = {"name": "again", "pretrain": {"finetuned": "twice"}}
+    written = {"name": "mine", "base": "beit", "scale": "smoke", "seeds": 1, "protocols": ["finetune", "knn"],
+               "rows": [again, twice, other]}  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(written))
+    plan = make_plan(load_grid(str(tmp_path / "grid.yaml")))
+    encoders = [plan.runs[plan.rows[name][0]["knn"]].spec["encoder"] for name in ("again", "twice", "wide")]
+    assert encoders[0] == encoders[1] == encoders[2]
+    assert encoders[0]["dim"] == 64
+
+
 def test_the_moving_average_is_taken_where_there_is_one_and_a_norm_of_another_width_is_left():
     own = {"body.norm.weight": torch.ones(2), "body.norm.bias": torch.zeros(2)}
     plain = {
