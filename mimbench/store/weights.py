@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,18 @@ def save_weights(state: Any, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def _check_sums(path: Path) -> None:
+    """torch.save writes a zip archive with a checksum of every tensor, and torch.load looks at none."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} does not have its checksum: bits have changed")
+
+
 def load_weights(path: Path, device: torch.device | str = "cpu", *, lazily: bool = False) -> dict[str, Any]:
-    """What `save_weights` wrote; `lazily` reads no tensor before it is used."""
+    """What `save_weights` wrote; `lazily` reads no tensor before it is used, and checks none."""
     try:
+        if not lazily:
+            _check_sums(path)
         return torch.load(path, map_location=device, weights_only=True, mmap=lazily)
     except Exception as error:  # torch has many for a file that is none of its own
         raise UserError(f"{path}: not readable as weights ({error}). Move it away to recompute it.") from error

@@ -10,7 +10,9 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from mimbench.store import lease as leases
 from mimbench.store.files import canonical, fingerprint, read_json, write_atomically, write_json
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import RunFolder, Store, run_name
+from mimbench.store.weights import load_weights, save_weights
 
 SPEC = {"kind": "knn", "version": 1, "seed": 0}
 json_values = st.recursive(
@@ -352,3 +355,23 @@ def test_a_process_that_died_without_an_error_has_failed(tmp_path):
     attempt = folder.begin_attempt({})
     folder.fail(attempt, ValueError("another reason"))
     assert folder.last_failure()["message"] == "another reason"
+
+
+def test_a_bit_that_flips_anywhere_in_saved_weights_changes_no_number_in_silence(tmp_path):
+    path, rng = tmp_path / "weights.pt", np.random.default_rng(0)
+    state = {"step": 5, "objective": {f"layer.{n}": torch.randn(16, 16) for n in range(4)}}
+    save_weights(state, path)
+    whole = path.read_bytes()
+    caught = 0
+    for _ in range(300):
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            found = load_weights(path)
+        except UserError:
+            caught += 1
+            continue
+        assert found["step"] == 5
+        assert all(torch.equal(found["objective"][name], value) for name, value in state["objective"].items())
+    assert caught > 150
