@@ -32,8 +32,9 @@ def write_grid(options: argparse.Namespace) -> Path:
     options.file = str(_write(path, {**grid, "rows": [theirs], "reference": "checkpoint"}))
     planned = load_grid(options.file, scale=options.scale, data=options.data, sets=tuple(options.sets))
     recipe, place = planned.rows[0].recipe, "evaluate"
-    encoder, loaded = examine(options.weights, recipe.stated, planned.evaluation.data.size, place)
-    print(f"{options.weights}: {described(loaded)}", file=sys.stderr)
+    examined = examine(options.weights, recipe.stated, planned.evaluation.data.size, place)
+    encoder = examined.encoder
+    print(f"{options.weights}: {described(examined.loaded)}", file=sys.stderr)
     print(
         f"encoder: {', '.join(f'{key} {value}' for key, value in dataclasses.asdict(encoder).items())}", file=sys.stderr
     )
