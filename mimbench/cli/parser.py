@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     publish.add_argument("--to", default="results/published", metavar="DIR")
 
     export = command("export", "export_run", "the encoder of a run for other libraries, with a model card")
-    export.add_argument("run", help="name of a pre-training or checkpoint run, or a prefix of its hash")
+    export.add_argument("run", help="name of a pretrain, checkpoint or finetuned run, or a prefix of its hash")
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 

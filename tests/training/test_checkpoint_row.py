@@ -278,4 +278,4 @@ def test_a_checkpoint_is_exported_with_its_numbers_and_the_license_of_its_card(t
         assert main(again) == 2
     said = capsys.readouterr().err
     assert "exists already and is not empty; give another one with --out." in said
-    assert "leaves no encoder; allowed: a run of kind pretrain or checkpoint." in said
+    assert f"{runs['knn']}: only runs of kind pretrain, checkpoint, finetuned can be exported." in said
