@@ -9,6 +9,8 @@ from collections.abc import Callable
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
 
+USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mimbench", description="A bench for masked image modeling.")
@@ -35,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--protocols",
-        default="finetune,linear_probe,knn",
+        default=USUAL_PROTOCOLS,
         metavar="A,B",
         help="see `mimbench list protocols` (default: %(default)s)",
     )
