@@ -26,7 +26,10 @@ from mimbench.models.released import FILES, locate
 from mimbench.plan.checkpoints import examine
 from mimbench.store.files import file_name, is_path, sha256_file, write_atomically
 
-HEADER = "# Written by `mimbench evaluate`, which replaces it when it is called again: copy it to add rows. To run it:\n#   {command}\n"
+HEADER = """\
+# Written by `mimbench evaluate`, which replaces it when it is called again: to add rows, copy it under another name.
+#   {command}
+"""
 DIGITS = 6  # of the weights' sha256: two files of one name are two grids
 
 Written = dict[str, Any]

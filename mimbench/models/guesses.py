@@ -21,9 +21,9 @@ def guesses(checkpoint: Checkpoint, encoder: EncoderConfig, described: Described
         why = ALIKE if relative else "nothing beside the tensors says how its images were normalized"
         found.append(_sentence("normalization", encoder.normalization, why))
     if not (stated.get("heads") or described.heads or relative):
-        found.append(_sentence("heads", encoder.heads, "64 dimensions each; no tensor says it"))
+        found.append(_sentence("heads", encoder.heads, "64 dimensions each, for no tensor says it"))
     return found
 
 
 def _sentence(key: str, value: object, why: str) -> str:
-    return f"{key} {value} is a guess ({why}); state the right one as `encoder: {{{key}: ...}}`."
+    return f"{key} {value} is a guess: {why}; state the right one as `encoder: {{{key}: ...}}`."

@@ -114,7 +114,7 @@ def test_the_header_of_the_grid_is_a_command_that_plans_the_same_from_any_folder
     planned = capsys.readouterr().out
     (written,) = Path("results", "evaluate").iterdir()
     first, second, *_ = written.read_text().splitlines()
-    assert "copy it to add rows" in first
+    assert "to add rows, copy it under another name" in first
     command = shlex.split(second.removeprefix("#"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -349,7 +349,7 @@ def guessed(path, **stated):
     ("kind", "words"),
     [
         ("BEiT, fine-tuned", ["normalization half is a guess", "BEiT-2 and SimMIM (imagenet) cannot be told apart"]),
-        ("MAE, fine-tuned", ["normalization imagenet is a guess (nothing beside the tensors says"]),
+        ("MAE, fine-tuned", ["normalization imagenet is a guess: nothing beside the tensors says"]),
         ("BEiT-2", []),
         ("SimMIM", []),
     ],
@@ -367,7 +367,7 @@ def test_a_normalization_that_nothing_says_is_a_guess_until_it_is_stated(tmp_pat
 def test_heads_that_no_tensor_says_are_a_guess(tmp_path):
     torch.save(vit(embed_dim=64).state_dict(), tmp_path / "file.pth")
     (said,) = guessed(tmp_path / "file.pth", normalization="half")
-    assert said.startswith("heads 1 is a guess (64 dimensions each; no tensor says it); state the right one")
+    assert said.startswith("heads 1 is a guess: 64 dimensions each, for no tensor says it; state the right one")
 
 
 def test_a_folder_by_transformers_without_its_processor_leaves_the_normalization_a_guess(tmp_path):
