@@ -78,8 +78,25 @@ def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False)
 
 
 def run_grid(options: argparse.Namespace) -> int:
+    return _carry_out(_plan_for_target(options), options)
+
+
+def evaluate_checkpoint(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.evaluate import grid_file
+
+    with grid_file(options):
+        plan = _plan_for_target(options)
+    return _carry_out(plan, options)
+
+
+def _plan_for_target(options: argparse.Namespace) -> Plan:
+    _, profile = parse_target(options.on)
+    return _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
+
+
+def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
     processes, profile = parse_target(options.on)
-    plan = _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
     store, grid = Store(options.results), (plan.grid.name, plan.grid.scale)
     dispatch = Dispatch(store, grid, _runtime_settings(options, tensorboard=plan.grid.tensorboard), options.argv)
     if profile:
@@ -107,14 +124,6 @@ def run_grid(options: argparse.Namespace) -> int:
     else:
         print(f"All {len(plan.runs)} runs are done; nothing to compute.", file=sys.stderr)
     return dispatch.finish(outcome, suggest_seeds=True)
-
-
-def evaluate_checkpoint(options: argparse.Namespace) -> int:
-    with quick_imports():
-        from mimbench.cli.evaluate import write_grid
-
-    write_grid(options)
-    return run_grid(options)
 
 
 def show_plan(options: argparse.Namespace) -> int:

@@ -22,7 +22,8 @@ def export(store: Store, run: str, form: str, out: str | None) -> Path:
     """Returns the folder, complete or not there."""
     folder = find_run(store, run)
     if folder.kind not in TRAINED:
-        raise UserError(f"{folder.name}: leaves no encoder; allowed: a run of kind {' or '.join(TRAINED)}.")
+        instead = " For its encoder add a row `pretrain: {finetuned: ROW}`." if folder.kind == "finetune" else ""
+        raise UserError(f"{folder.name}: only runs of kind {', '.join(TRAINED)} can be exported.{instead}")
     target = Path(out or f"{folder.name}.{form}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: exists already and is not empty; give another one with --out.")

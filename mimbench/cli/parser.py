@@ -9,6 +9,8 @@ from collections.abc import Callable
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
 
+USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mimbench", description="A bench for masked image modeling.")
@@ -35,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--protocols",
-        default="finetune,linear_probe,knn",
+        default=USUAL_PROTOCOLS,
         metavar="A,B",
         help="see `mimbench list protocols` (default: %(default)s)",
     )
@@ -79,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     publish.add_argument("--to", default="results/published", metavar="DIR")
 
     export = command("export", "export_run", "the encoder of a run for other libraries, with a model card")
-    export.add_argument("run", help="name of a pre-training or checkpoint run, or a prefix of its hash")
+    export.add_argument("run", help="name of a pretrain, checkpoint or finetuned run, or a prefix of its hash")
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 

@@ -30,7 +30,7 @@ from mimbench.config.schema import (
     recipe_from,
 )
 from mimbench.errors import UserError, check_known
-from mimbench.store.files import file_name
+from mimbench.store.files import data_name
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
 FILE_NAME = Range("letters, digits, '-', '_' and '.'", lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)))
@@ -125,7 +125,7 @@ class _Scale:
         evaluation = replace(before, data=replace(before.data, name=data), segmentation_data=None)
         layer = copy.deepcopy(self.layer)
         put(layer, "data.name", data, str(self.path), RECIPE_KEYS)
-        return _Scale(self.path, replace(self.file, note_on_data="", evaluation=evaluation), layer, file_name(data))
+        return _Scale(self.path, replace(self.file, note_on_data="", evaluation=evaluation), layer, data_name(data))
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,14 @@ def _relative_table(tensors: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
 
 def _heads(dim: int, table: tuple[str, Tensor] | None, described: Described, stated: dict[str, Any]) -> int:
     if table is not None:
-        return table[1].shape[1]
-    if heads := stated.get("heads") or described.heads:
-        return int(heads)
+        known, source = int(table[1].shape[1]), "its table of relative positions"
+    else:
+        known, source = described.heads or 0, "its config (config.json, or timm's)"
+    heads = int(stated.get("heads", known))
+    if known and heads != known:
+        raise UserError(f"the row states `encoder: {{heads: {heads}}}`, but {source} says {known}.")
+    if heads:
+        return heads
     if dim % 64:
         raise UserError(f"no tensor says how many heads share its {dim} dimensions; state `encoder: {{heads: N}}`.")
     return dim // 64

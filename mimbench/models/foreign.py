@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mimbench.config.schema import EncoderConfig
 from mimbench.errors import UserError
 from mimbench.models.architecture import Described, grid_side, infer
 from mimbench.models.encoder import Encoder
-from mimbench.models.layouts import Layout, by_timms_names, layout_of, unwrapped
+from mimbench.models.layouts import Layout, by_timms_names, layout_of
 from mimbench.models.positions import on_grid
+from mimbench.models.tensors import read_tensors
 
 SHOWN = 4  # tensors of an error
 
@@ -51,29 +51,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, layout, tensors, left)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Of a safetensors file, or of one by torch.save; never anything executable."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    try:
-        if start[8:9] == b"{" and start[:4] != b"PK\x03\x04":  # torch's files are zip archives
-            return load_file(path)
-        state = unwrapped(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # both have many for a file that is none of theirs
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{path}: not readable as a checkpoint of tensors ({type(error).__name__}: {reason})."
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: must hold tensors by name, not one {type(state).__name__}.")
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
 def load_into(encoder: Encoder, checkpoint: Checkpoint) -> dict[str, Any]:
     """Load every tensor of the encoder, in its shape. Returns what was loaded, left out, resized and newly made."""
     path, left = checkpoint.path, checkpoint.left
     own = {key.removeprefix("body."): value for key, value in encoder.state_dict().items()}
     found = {key: value.to(torch.float32) for key, value in checkpoint.tensors.items()}
+    if broken := [key for key, value in found.items() if not value.isfinite().all()]:
+        raise UserError(f"{path}: has values that are not finite (NaN or infinity): {_listed(broken)}.")
     made = _unused_norm(found, own, left)
     _place_class_token(found, encoder)
     before, found = found, on_grid(found, own, encoder.grid)
@@ -87,8 +71,7 @@ def load_into(encoder: Encoder, checkpoint: Checkpoint) -> dict[str, Any]:
     extra = [key for key in found if key not in own]
     for what, names in (("lacks", missing), ("has other shapes", shapes), ("has tensors this encoder lacks", extra)):
         if names:
-            more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            raise UserError(f"{path}: does not fit the row's encoder: {what}: {', '.join(names[:SHOWN])}{more}.")
+            raise UserError(f"{path}: does not fit the row's encoder: {what}: {_listed(names)}.")
     encoder.load_state_dict({f"body.{key}": value for key, value in (found | made).items()})
     return {
         "layout": checkpoint.layout.name,
@@ -97,6 +80,10 @@ def load_into(encoder: Encoder, checkpoint: Checkpoint) -> dict[str, Any]:
         "resized": resized,
         "newly_made": list(made),
     }
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _unused_norm(found: dict[str, Tensor], own: dict[str, Tensor], left: list[str]) -> dict[str, Tensor]:

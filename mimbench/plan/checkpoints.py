@@ -10,13 +10,21 @@ from mimbench.config.schema import EncoderConfig, Grid, Row
 from mimbench.errors import UserError
 
 
-def with_their_encoders(grid: Grid) -> Grid:
-    """The grid, each checkpoint's encoder completed from its tensors. A wrong file is refused here."""
-    rows = [row if row.recipe.weights is None else _with_its_encoder(row, grid) for row in grid.rows]
+def with_their_encoders(grid: Grid) -> tuple[Grid, list[str]]:
+    """The grid, each checkpoint's encoder completed from its tensors, and what was guessed. A wrong file is refused here."""
+    rows, notes = [], []
+    for row in grid.rows:
+        recipe = row.recipe
+        if recipe.weights is not None:
+            place = f"{grid.config}: row '{row.name}': pretrain.weights"
+            found = examine(recipe.weights, recipe.stated, recipe.data.size, place)
+            row = replace(row, recipe=replace(recipe, encoder=found.encoder))
+            notes += [f"Row '{row.name}': {guess}" for guess in found.guesses]
+        rows.append(row)
     for _ in rows:  # what was fine-tuned may be of a row that was fine-tuned itself
         encoders = {row.name: row.recipe.encoder for row in rows}
         rows = [_with_encoder_of_the_other(row, encoders) for row in rows]
-    return replace(grid, rows=tuple(rows))
+    return replace(grid, rows=tuple(rows)), notes
 
 
 def _with_encoder_of_the_other(row: Row, encoders: dict[str, EncoderConfig]) -> Row:
@@ -44,10 +52,20 @@ def origin_of(weights: str) -> Origin:
     return Origin(path, weights, described.license)
 
 
-def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> tuple[EncoderConfig, dict[str, Any]]:
-    """The encoder, by what the row states and the rest from tensors and config, and what loading it did."""
+@dataclass(frozen=True)
+class Examined:
+    """A checkpoint that fits."""
+
+    encoder: EncoderConfig
+    loaded: dict[str, Any]  # what loading it did
+    guesses: list[str]
+
+
+def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> Examined:
+    """The encoder, by what the row states and the rest from tensors and config."""
     from mimbench.models.encoder import make_encoder
     from mimbench.models.foreign import load_into, read_checkpoint
+    from mimbench.models.guesses import guesses
     from mimbench.models.released import locate
 
     try:
@@ -57,14 +75,7 @@ def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> tupl
         encoder.check(f"{path}: encoder")
         if size % encoder.patch:
             raise UserError(f"its patches of {encoder.patch} pixels do not divide the image size {size} (data.size).")
-        return encoder, load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
+        loaded = load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
+        return Examined(encoder, loaded, guesses(checkpoint, encoder, described, stated))
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
-
-
-def _with_its_encoder(row: Row, grid: Grid) -> Row:
-    recipe = row.recipe
-    assert recipe.weights is not None
-    place = f"{grid.config}: row '{row.name}': pretrain.weights"
-    encoder, _ = examine(recipe.weights, recipe.stated, recipe.data.size, place)
-    return replace(row, recipe=replace(recipe, encoder=encoder))

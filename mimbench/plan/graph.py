@@ -76,7 +76,8 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
-    grid, files = with_files_by_content(with_their_encoders(grid))
+    grid, guessed = with_their_encoders(grid)
+    grid, files = with_files_by_content(grid)
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     sources = functools.cache(source)
     grid, notes = fitting(grid, sources)
@@ -85,7 +86,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     check_protocols(measured.values(), grid, sources)
     for row in grid.rows:
         check_row(row, measured.values(), grid, sources)
-    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=notes)
+    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=[*guessed, *notes])
     plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
     trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)

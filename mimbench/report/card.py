@@ -12,11 +12,15 @@ from mimbench.report.analysis import analyze
 from mimbench.report.cells import cell_text
 from mimbench.store.results import RunFolder, Store
 
-TRAINED = ("pretrain", "checkpoint")  # the kinds of run that leave an encoder
+TRAINED = ("pretrain", "checkpoint", "finetuned")  # the kinds of run that leave an encoder
 
 
 def card(store: Store, folder: RunFolder, usage: str) -> str:
     spec = folder.spec()
+    behind = store.run(spec["parents"]["finetune"]).spec() if folder.kind == "finetuned" else {}
+    before = behind.get("parents", {}).get("encoder", "random initialization")
+    finetuning = {"begun_from": before, "finetune": behind["protocol"]} if behind else {}
+    images = spec.get("recipe", behind).get("data")
     origins = list(_origins(store, folder))
     licenses = sorted({origin["license"] for origin in origins if origin.get("license")})
     head = {"tags": ["mimbench", "masked-image-modeling"], "library_name": "mimbench"}
@@ -27,9 +31,11 @@ def card(store: Store, folder: RunFolder, usage: str) -> str:
         f"# {folder.name}",
         f"An encoder by mimbench. To load it, in this folder:\n\n```python\n{usage}\n```",
         "## Recipe\n\n"
-        + _block({**spec.get("recipe", spec), "seed": spec["seed"]}, without=("data", "parents", "version", "threads")),
-        "## Data\n\n"
-        + (_block(spec["recipe"]["data"]) if "recipe" in spec else "Those of the checkpoint; see its own card."),
+        + _block(
+            {**spec.get("recipe", spec), **finetuning, "seed": spec["seed"]},
+            without=("data", "parents", "version", "threads"),
+        ),
+        "## Data\n\n" + (_block(images) if images else "Those of the checkpoint; see its own card."),
         "## License\n\n" + _license(origins),
         "## Numbers\n\n" + ("\n\n".join(_numbers(store, folder)) or "No evaluation of it is recorded."),
     ]

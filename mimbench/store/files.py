@@ -39,6 +39,19 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip(".-") or "unnamed"
 
 
+def is_path(text: str) -> bool:
+    """Whether a data set is named by a path."""
+    return "/" in text or text.startswith((".", "~"))
+
+
+def data_name(text: str) -> str:
+    """A data set's name as part of a file's name; of a path, digits of where it leads: other folders are called so too."""
+    if not is_path(text):
+        return file_name(text)
+    path = os.path.abspath(os.path.expanduser(text))
+    return f"{file_name(path)}-{sha256(path)[:4]}"
+
+
 def fingerprint(value: Any) -> str:
     return sha256(value)[:12]
 

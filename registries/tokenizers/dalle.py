@@ -1,7 +1,6 @@
 """OpenAI's published discrete VAE, BEiT's tokenizer."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class Dalle(Tokenizer):
     target = "codes"
     views = ("raw",)
     files = ("weights",)
-    stride: ClassVar[int | None] = STRIDE
+    stride = STRIDE
 
     def __init__(self, weights: str) -> None:
         super().__init__()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.models import released
 from mimbench.plan.graph import make_plan
+from mimbench.store.files import sha256_file
 
 
 @pytest.fixture
@@ -29,7 +36,9 @@ def test_the_grid_has_the_checkpoint_and_its_architecture_and_says_what_was_load
     assert "2 rows x 3 seeds" in out
     assert "18 tensors loaded" in err
     assert "patch 8, dim 64, depth 1, heads 1" in err
-    plan = make_plan(load_grid(str(results / "evaluate" / "evaluate-theirs.yaml")))
+    (written,) = (results / "evaluate").iterdir()
+    assert written.name == f"evaluate-theirs-{sha256_file(Path(weights))[:6]}-knn.smoke.yaml"
+    plan = make_plan(load_grid(str(written)))
     assert [column.name for column in plan.columns] == ["knn"]
     random, checkpoint = (plan.rows[name][0] for name in ("random", "checkpoint"))
     assert set(checkpoint) - set(random) == {"checkpoint"}
@@ -49,10 +58,98 @@ def test_other_images_are_used_as_far_as_there_are_any(weights, tmp_path, capsys
     results = tmp_path / "results"
     words = ["evaluate", weights, "--data", "photos", "--scale", "smoke", "--results", str(results), "--dry-run"]
     assert main(words) == 0
-    plan = make_plan(load_grid(str(results / "evaluate" / "evaluate-theirs.yaml"), data="photos"))
+    (written,) = (results / "evaluate").iterdir()
+    plan = make_plan(load_grid(str(written), data="photos"))
     assert plan.grid.scale == "smoke-photos"
     spec = plan.runs[plan.rows["random"][0]["knn"]].spec
     assert spec["counts"] == {"labeled": 76, "val": 4, "test": 14}
+
+
+def photos(folder, size=32):
+    for kind in "ab":
+        (folder / kind).mkdir(parents=True)
+        for index in range(50):
+            Image.fromarray(np.full((size, size, 3), index, np.uint8)).save(folder / kind / f"{index}.png")
+    return folder
+
+
+def evaluated(tmp_path, *words):
+    """The grids that were written, after the command in --dry-run."""
+    results = tmp_path / "results"
+    assert main(["evaluate", *words, "--scale", "smoke", "--results", str(results), "--dry-run"]) == 0
+    return {path.name.removesuffix(".yaml"): path for path in (results / "evaluate").iterdir()}
+
+
+def test_files_folders_data_sets_and_protocols_of_one_name_are_grids_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, dim in (("A", 64), ("B", 128)):
+        model = VisionTransformer(img_size=32, patch_size=8, embed_dim=dim, depth=1, num_heads=1, num_classes=0)
+        Path(place, "m").mkdir(parents=True)
+        save_file(model.state_dict(), Path(place, "m", "model.safetensors"))
+        photos(Path(place, "ds"))
+    torch.save(model.state_dict(), "m.pth")
+    heads = ("--set", "encoder.heads=1")
+    evaluated(tmp_path, "A/m/model.safetensors", "--data", "./A/ds", *heads)
+    evaluated(tmp_path, "A/m", "--data", "A/../A/ds", *heads)  # the same, written in another way
+    evaluated(tmp_path, "A/m", "--data", "./B/ds", *heads)
+    evaluated(tmp_path, "B/m/model.safetensors", "--data", "./B/ds", *heads)
+    evaluated(tmp_path, "m.pth", "--data", "./B/ds", *heads)
+    found = evaluated(tmp_path, "m.pth", "--data", "./B/ds", "--protocols", "knn", *heads)
+    assert len(found) == 5
+    assert all(re.fullmatch(r"evaluate-m-[0-9a-f]{6}(-knn)?\.smoke-ds-[0-9a-f]{4}", name) for name in found)
+    for name, path in found.items():
+        grid = load_grid(str(path))
+        assert name.startswith(f"{grid.name}.")
+        assert grid.rows[1].label == ("m.pth" if grid.rows[1].recipe.weights.endswith("m.pth") else "m")
+
+
+def test_the_header_of_the_grid_is_a_command_that_plans_the_same_from_any_folder(
+    weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"base": "smoke", "threads": 1}))
+    words = ["theirs.pth", "--data", "./photos", "--scale", "mine", "--set", "encoder.norm_eps=1e-5", "--seeds", "2"]
+    assert main(["evaluate", *words, "--results", "results", "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    (written,) = Path("results", "evaluate").iterdir()
+    first, second, *_ = written.read_text().splitlines()
+    assert "to add rows, copy it under another name" in first
+    command = shlex.split(second.removeprefix("#"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*command[1:], "--dry-run"]) == 0
+    assert capsys.readouterr().out == planned
+    assert "2 seeds" in planned
+
+
+@pytest.mark.parametrize(
+    "bad", [["--data", "./nowhere"], ["--set", "encoder.heads=3"], ["--protocols", "segmentation"]]
+)
+def test_an_evaluation_that_cannot_be_planned_leaves_no_grid_and_replaces_none(weights, tmp_path, monkeypatch, bad):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    words = ["evaluate", weights, "--scale", "smoke", "--results", str(tmp_path / "results"), "--dry-run"]
+    assert main([*words, "--data", "./photos", *bad]) == 2
+    assert not (tmp_path / "results" / "evaluate").exists()
+    assert main(words) == 0
+    (written,) = (tmp_path / "results" / "evaluate").iterdir()
+    before = written.read_bytes()
+    assert main([*words, "--set", "protocols.knn.nothing=1"]) == 2
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--protocols", "kn"], "--protocols: unknown protocol 'kn'"),
+        (["--protocols", "knn,knn"], "--protocols: knn is written twice."),
+        (["--scale", "smok"], "mimbench: evaluate: unknown config in configs/scales 'smok'. Did you mean 'smoke'?"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_its_name(weights, tmp_path, capsys, more, sentence):
+    assert main(["evaluate", weights, *more, "--results", str(tmp_path), "--dry-run"]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

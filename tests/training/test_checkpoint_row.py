@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
+import sys
+import types
 
 import pytest
 import timm
@@ -17,8 +21,9 @@ from mimbench.config.grid import load_grid
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import UserError
 from mimbench.models.encoder import make_encoder
+from mimbench.models.tensors import read_tensors
 from mimbench.plan.graph import make_plan
-from mimbench.plan.record import prepare
+from mimbench.plan.record import prepare, record
 from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
 from mimbench.store.files import sha256_file
@@ -113,6 +118,14 @@ def test_the_key_is_the_content_of_the_file_not_its_name(tmp_path, weights):
     assert different.keys != plan.keys
 
 
+def test_what_is_guessed_of_a_checkpoint_stands_in_the_note_of_the_table_until_it_is_stated(tmp_path, weights):
+    plan = planned(tmp_path, weights)
+    assert "Row 'theirs': normalization imagenet is a guess" in record(plan)["note"]
+    stated = planned(tmp_path, weights, sets=("encoder.normalization=imagenet",))
+    assert "guess" not in record(stated)["note"]
+    assert stated.rows == plan.rows
+
+
 def test_all_seeds_share_the_run_of_a_checkpoint(tmp_path, weights):
     planned(tmp_path, weights)
     plan = make_plan(load_grid(str(tmp_path / "grid.yaml"), seeds=3, sets=("encoder.heads=2",)))
@@ -152,7 +165,34 @@ def test_a_damaged_file_is_refused(tmp_path, file):
     else:
         path.write_text("" if file == "empty" else "no weights at all")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert "not readable as a checkpoint of tensors" in refused(tmp_path, path)
+    assert f"{path}: truncated or not a checkpoint" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_arguments_that_training_scripts_save_beside_the_tensors_are_no_obstacle(tmp_path, monkeypatch, zipped):
+    config = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # as SimMIM's, which is not installed here
+    monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", types.ModuleType("yacs.config"))
+    sys.modules["yacs.config"].CfgNode = config
+    node = config(MODEL=config(TYPE="vit"))
+    node.__dict__["__immutable__"] = True
+    arguments = argparse.Namespace(lr=1e-3, betas=(0.9, 0.95), device=torch.device("cpu"))
+    state = {"model": timm_vit().state_dict(), "args": arguments, "config": node, "epoch": 3}
+    torch.save(state, tmp_path / "theirs.pth", _use_new_zipfile_serialization=zipped)
+    assert read_tensors(tmp_path / "theirs.pth").keys() == timm_vit().state_dict().keys()
+
+
+@pytest.mark.parametrize(("name", "value"), [("blocks.1.mlp.fc1.bias", float("nan")), ("cls_token", float("-inf"))])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
+    state = timm_vit().state_dict()
+    state[name].view(-1)[-1] = value
+    torch.save(state, tmp_path / "broken.pt")
+    assert f"not finite (NaN or infinity): {name}." in refused(tmp_path, tmp_path / "broken.pt")
+
+
+def test_a_head_that_is_not_finite_does_not_matter(tmp_path):
+    torch.save({**timm_vit().state_dict(), "head.bias": torch.full((10,), float("nan"))}, tmp_path / "vit.pt")
+    planned(tmp_path, tmp_path / "vit.pt")
 
 
 class Opens:
@@ -174,7 +214,10 @@ def test_a_pickle_with_a_class_of_its_own_is_refused_and_not_executed(tmp_path, 
     else:
         path.write_bytes(pickle.dumps(state, protocol=2))
     traced.unlink(missing_ok=True)
-    assert "not readable as a checkpoint of tensors" in refused(tmp_path, path)
+    message = refused(tmp_path, path)
+    named = r"_?io\.open" if file == "torch" else r"torch\.storage\._load_from_bytes"  # the first one in the file
+    assert re.search(rf"evil\.pt: holds {named}, which is not tensors", message)
+    assert "weights_only" not in message
     assert not traced.exists()
 
 
@@ -235,4 +278,4 @@ def test_a_checkpoint_is_exported_with_its_numbers_and_the_license_of_its_card(t
         assert main(again) == 2
     said = capsys.readouterr().err
     assert "exists already and is not empty; give another one with --out." in said
-    assert "leaves no encoder; allowed: a run of kind pretrain or checkpoint." in said
+    assert f"{runs['knn']}: only runs of kind pretrain, checkpoint, finetuned can be exported." in said

@@ -6,7 +6,9 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL
+from safetensors.torch import load_file
 
+from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.errors import RunFailed, UserError
 from mimbench.plan.graph import make_plan
@@ -38,7 +40,7 @@ def grid(tmp_path, *rows, protocols=("finetune", "knn")):
 TWICE = {"name": "twice", "pretrain": {"finetuned": "scratch"}}
 
 
-def test_the_encoder_of_the_row_is_what_the_other_row_was_fine_tuned_to(tmp_path, store):
+def test_the_encoder_of_the_row_is_what_the_other_row_was_fine_tuned_to(tmp_path, store, capsys):
     plan = make_plan(grid(tmp_path, TWICE))
     prepare(plan, store)
     for name in plan.runs:
@@ -52,6 +54,9 @@ def test_the_encoder_of_the_row_is_what_the_other_row_was_fine_tuned_to(tmp_path
     encoder = load_weights(store.run(second["finetuned"]).work / "weights.pt")
     assert torch.equal(encoder["body.blocks.0.mlp.fc1.weight"], classifier["encoder.body.blocks.0.mlp.fc1.weight"])
     assert describe(plan.grid.rows[1]) == "fine-tuned encoder of scratch"
+    _is_exported_with_its_fine_tuning(second["finetuned"], encoder, store, tmp_path / "out")
+    assert main(["export", first["finetune"], "--to", "timm", "--results", str(store.root)]) == 2
+    assert "For its encoder add a row `pretrain: {finetuned: ROW}`." in capsys.readouterr().err
     (store.run(first["finetune"]).work / "lr-0.001" / "final.pt").unlink()
     (store.run(second["finetuned"]).path / "result.json").unlink()
     with pytest.raises(RunFailed, match=r"missing, or not the weights of result\.json"):
@@ -69,6 +74,18 @@ def test_the_row_has_the_encoder_of_the_other_without_stating_it(tmp_path):
     encoders = [plan.runs[plan.rows[name][0]["knn"]].spec["encoder"] for name in ("again", "twice", "wide")]
     assert encoders[0] == encoders[1] == encoders[2]
     assert encoders[0]["dim"] == 64
+
+
+def _is_exported_with_its_fine_tuning(run, encoder, store, out):
+    assert main(["export", run, "--to", "safetensors", "--out", str(out), "--results", str(store.root)]) == 0
+    tensors = load_file(out / "model.safetensors")
+    assert torch.equal(tensors["blocks.0.mlp.fc1.weight"], encoder["body.blocks.0.mlp.fc1.weight"])
+    card = (out / "README.md").read_text()
+    assert "begun_from: random initialization" in card
+    assert "name: finetune" in card
+    assert "name: shapes" in card.partition("## Data")[2]
+    assert "no other model's license applies" in card
+    assert "Row `twice` of the grid `mine`" in card
 
 
 def test_the_moving_average_is_taken_where_there_is_one_and_a_norm_of_another_width_is_left():

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from mimbench.errors import UserError
 from mimbench.models.encoder import make_encoder
 from mimbench.models.foreign import load_into, read_checkpoint
+from mimbench.models.guesses import guesses
 from mimbench.models.pixels import renormalized
 from mimbench.models.released import locate
 
@@ -336,3 +337,53 @@ def test_another_architecture_is_refused_in_one_sentence(tmp_path, kind):
         loaded(tmp_path / "other.safetensors", heads=2)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def guessed(path, **stated):
+    found, described = locate(str(path))
+    checkpoint = read_checkpoint(found)
+    return guesses(checkpoint, checkpoint.encoder_config(described, stated), described, stated)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("BEiT, fine-tuned", ["normalization half is a guess", "BEiT-2 and SimMIM (imagenet) cannot be told apart"]),
+        ("MAE, fine-tuned", ["normalization imagenet is a guess: nothing beside the tensors says"]),
+        ("BEiT-2", []),
+        ("SimMIM", []),
+    ],
+)
+def test_a_normalization_that_nothing_says_is_a_guess_until_it_is_stated(tmp_path, kind, words):
+    make, as_official = OFFICIAL[kind]
+    torch.save(as_official(make().state_dict()), tmp_path / "file.pth")
+    said = " ".join(guessed(tmp_path / "file.pth", heads=2))
+    for word in words:
+        assert word in said
+    assert bool(words) == bool(said) == ("`encoder: {normalization: ...}`" in said)
+    assert guessed(tmp_path / "file.pth", heads=2, normalization="imagenet") == []
+
+
+def test_heads_that_no_tensor_says_are_a_guess(tmp_path):
+    torch.save(vit(embed_dim=64).state_dict(), tmp_path / "file.pth")
+    (said,) = guessed(tmp_path / "file.pth", normalization="half")
+    assert said.startswith("heads 1 is a guess: 64 dimensions each, for no tensor says it; state the right one")
+
+
+def test_a_folder_by_transformers_without_its_processor_leaves_the_normalization_a_guess(tmp_path):
+    shaken(HUGGING_FACE["ViT"]()).save_pretrained(tmp_path)
+    (said,) = guessed(tmp_path)
+    assert "normalization imagenet is a guess" in said
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    assert guessed(tmp_path) == []
+
+
+def test_heads_that_contradict_the_config_or_the_tensors_are_refused(tmp_path):
+    shaken(HUGGING_FACE["ViT"]()).save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"states `encoder: \{heads: 4\}`, but its config .* says 2\."):
+        loaded(tmp_path / "hf", heads=4)
+    torch.save(beit(use_rel_pos_bias=True).state_dict(), tmp_path / "beit.pth")
+    with pytest.raises(
+        UserError, match=r"states `encoder: \{heads: 4\}`, but its table of relative positions says 2\."
+    ):
+        loaded(tmp_path / "beit.pth", heads=4)
