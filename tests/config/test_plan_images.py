@@ -52,10 +52,11 @@ def test_images_without_masks_skip_the_segmentation_columns_and_say_so(photos, a
     plan = plan_of(ablations, tmp_path)
     assert [column.name for column in plan.columns] == ["finetune", "linear_probe", "knn"]
     assert not any(run.kind.startswith("segmentation") for run in plan.runs.values())
-    (sentence,) = plan.notes
+    sentence, few = plan.notes
+    assert "the test split has 20 images" in few
     assert "segmentation, segmentation_linear skipped: photos has no masks" in sentence
     assert sentence in record(plan)["note"]
-    assert plan_of(ablations, tmp_path, segmentation_data="shapes").notes == []
+    assert plan_of(ablations, tmp_path, segmentation_data="shapes").notes == [few]
 
 
 def test_a_grid_of_which_no_protocol_is_left_is_an_error(photos, tmp_path):
