@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mimbench.data.decoding import Unreadable, opened
-from mimbench.data.sources.pack import DESCRIPTION, FORMAT
+from mimbench.data.sources.pack import DESCRIPTION, FORMAT, Pack
 from mimbench.data.sources.splits import Listed, Part
 from mimbench.errors import UserError
 from mimbench.store.files import make_folder_once, sha256_file
@@ -29,7 +29,7 @@ def pack(source: Listed, size: int, target: Path) -> Path:
     content = source.content
 
     def fill(folder: Path) -> None:
-        lost: dict[str, str] = {}
+        lost = dict(source.description["unreadable"]) if isinstance(source, Pack) else {}
         parts = {"train": _write(folder, "train", content.train, size, lost, content.root)}
         if content.test is not None:
             parts["test"] = _write(folder, "test", content.test, size, lost, content.root)

@@ -40,9 +40,8 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
 def left_out(under_test: EncoderUnderTest, spec: dict[str, Any]) -> list[str]:
     """The images that could not be read: with others left out, a run of the same name measures something else."""
     if KINDS[spec["kind"]].reads_masks:
-        return sorted(
-            path.name for path in opened(under_test.segmentation_data).segmentation_left_out(under_test.cache)
-        )
+        lost = opened(under_test.segmentation_data).segmentation_left_out(under_test.cache)
+        return sorted(f"{path.parent.name}/{path.name}" for path in lost)
     return opened(under_test.data.name).left_out(("labeled", "val", "test"), under_test.cache)
 
 

@@ -147,6 +147,8 @@ def test_a_packed_copy_has_the_pixels_of_the_stated_filter_and_the_same_splits(p
     assert left_out in capsys.readouterr().out
     assert packed.flags(("train",), tmp_path) == [left_out]
     assert any(left_out in sentence for sentence in packed.warnings())
+    packing.pack(packed, 12, tmp_path / "again")
+    assert source("./again").flags(("train",), tmp_path) == [left_out]
     with pytest.raises(UserError, match="exists already"):
         packing.pack(packed, 8, tmp_path / "packs" / "pets24")
 

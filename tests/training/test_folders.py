@@ -49,6 +49,7 @@ def test_splits_may_be_called_as_others_call_them(root, train, test):
 def test_a_folder_with_a_splits_name_is_no_class(root):
     for split in ("validation", "test"):
         fill(root / split / "cat", 2)
+    (root / "val").mkdir()
     with pytest.raises(UserError, match=r"pets/test: test is the name of a split, and there is no train/"):
         folder(root).counts()
 

@@ -58,9 +58,10 @@ def _listing(root: Path) -> Listing | None:
     if not files:
         flat: Files = [(path, "") for path in images_in(train or root)]
         return Listing(flat, None, labeled=False) if flat else None
-    if train is None and test is not None and (found := sorted({name for _, name in files} & {test.name})):
-        raise UserError(f"{test}: {found[0]} is the name of a split, and there is no train/. Rename the folder of the "
-                        "training images to train/, or this class.")  # fmt: skip
+    splits = sorted({name for _, name in files if name.lower() in TEST}) if train is None else []
+    if splits:
+        raise UserError(f"{root / splits[0]}: {splits[0]} is the name of a split, and there is no train/. Rename the folder of "
+                        "the training images to train/, or this class.")  # fmt: skip
     return Listing(files, None if test is None or train is None else _test(test))
 
 

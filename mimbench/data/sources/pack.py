@@ -63,7 +63,7 @@ class Pack(Listed):
         return self._lost_at_packing()
 
     def _lost_at_packing(self) -> list[str]:
-        lost = sorted(self.description.get("unreadable", {}))
+        lost = sorted(self.description["unreadable"])
         return [f"{len(lost)} unreadable images were left out when it was packed: {some(lost)}"] if lost else []
 
 
@@ -108,7 +108,7 @@ def _described(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise UserError(f"{path}: format {found['format']}; this version reads {FORMAT}. Pack the data set again.")
-        found["parts"]["train"], found["classes"]  # both must be there
+        found["parts"]["train"], found["classes"], found["unreadable"]  # all must be there
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
