@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.errors import EXIT_FAILED, EXIT_OK, UserError
+from mimbench.store.files import file_name
 from mimbench.store.results import Store
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def get_data(options: argparse.Namespace) -> int:
 
 
 def check_data(options: argparse.Namespace) -> int:
-    """Decodes everything once; runs in the same results folder need not do it again."""
+    """Decodes everything, whatever was known of it; runs in the same results folder need not do it again."""
     from mimbench.data.sources import source
 
     found, store = source(options.name), Store(options.results)
@@ -68,7 +69,6 @@ def check_data(options: argparse.Namespace) -> int:
 def _check_images(found: Source, store: Store) -> Iterator[tuple[str, bool]]:
     from mimbench.config.schema import DataConfig
     from mimbench.data.contact_sheet import sheet_of
-    from mimbench.data.packing import damaged
     from mimbench.data.sources.pack import Pack
     from mimbench.data.sources.splits import Listed
 
@@ -80,11 +80,14 @@ def _check_images(found: Source, store: Store) -> Iterator[tuple[str, bool]]:
     yield f"fingerprint: {content.manifest}", True
     yield from ((f"warning: {sentence}", True) for sentence in found.warnings())
     if isinstance(found, Pack):
-        yield from ((f"damaged: {name}", False) for name in damaged(content.root))
-    lost = found.unreadable(store.cache)
+        damaged = found.damaged(store.cache, again=True)
+        yield from ((f"damaged: {name}", False) for name in damaged)
+        if damaged:
+            return
+    lost = found.unreadable(store.cache, again=True)
     yield f"unreadable: {len(lost) or 'none'}", not lost
     yield from ((f"  {name}: {why}", False) for name, why in sorted(lost.items()))
-    path = store.root / "data" / f"{Path(found.name).name}.png"
+    path = store.root / "data" / f"{file_name(found.name)}.png"
     sheet_of(found.load(DataConfig(name=found.name, size=64), "train", store.cache), path)
     yield f"contact sheet: {path}", True
 
@@ -98,6 +101,7 @@ def _check_masks(found: Source, store: Store) -> Iterator[tuple[str, bool]]:
     counts = found.segmentation_counts()
     yield f"{found.name}, with masks: {', '.join(f'{split} {count}' for split, count in counts.items())}", True
     yield f"fingerprint: {found.segmentation_facts()['segmentation_manifest']}", True
+    found.rescan_masks(store.cache)
     flags = found.segmentation_flags(store.cache)
     yield from ((flag, False) for flag in flags)
     yield from mask_statistics(found.readable_masks(store.cache), found.class_count())

@@ -10,7 +10,18 @@ from PIL import Image
 
 from mimbench.errors import UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".ppm",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".gif",
+}  # of several frames the first
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
 ORIENTATION = 0x0112  # of EXIF
 TURNS = {
@@ -22,6 +33,10 @@ TURNS = {
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
+class Unreadable(UserError):
+    """A damaged file: it is left out, where other errors of reading end the run."""
+
+
 class Picture:
     """An image file whose header is read; its pixels are decoded on demand."""
 
@@ -31,10 +46,10 @@ class Picture:
             self._image = Image.open(path)
             self._turn = self._image.getexif().get(ORIENTATION, 1) if "exif" in self._image.info else 1
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
-            raise unreadable(path, error) from error
+            raise failed(path, error) from error
         width, height = self._image.size
         if width * height > MAX_PIXELS:
-            raise unreadable(path, f"{width} x {height} pixels, and the cap is {MAX_PIXELS:,}")
+            raise failed(path, ValueError(f"{width} x {height} pixels, and the cap is {MAX_PIXELS:,}"))
         self.size = (height, width) if self._turn in (5, 6, 7, 8) else (width, height)
 
     def pixels(self, least: tuple[int, int] | None = None) -> Image.Image:
@@ -45,7 +60,7 @@ class Picture:
                     image.draft(None, least[::-1] if self._turn in (5, 6, 7, 8) else least)
                 rgb = to_rgb(image)
         except Exception as error:
-            raise unreadable(self.path, error) from error
+            raise failed(self.path, error) from error
         return rgb.transpose(TURNS[self._turn]) if self._turn in TURNS else rgb
 
 
@@ -72,5 +87,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def unreadable(path: Path, why: object) -> UserError:
-    return UserError(f"{path}: not readable as an image ({' '.join(str(why).split()) or type(why).__name__}).")
+def failed(path: Path, error: Exception) -> UserError:
+    """Pillow's own errors have no `errno`: trouble of the disk or the machine does not make an image a damaged one."""
+    if isinstance(error, MemoryError):
+        return UserError(f"{path}: cannot be read (out of memory).")
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError(f"{path}: cannot be read ({error.strerror}).")
+    return Unreadable(f"{path}: not readable as an image ({' '.join(str(error).split()) or type(error).__name__}).")

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mimbench.data.sources import source
 from mimbench.data.sources.places import DATA_ROOT, WHERE, existing, folder_of
 from mimbench.errors import UserError, unknown
 from mimbench.store.files import make_folder_once
@@ -45,6 +46,7 @@ def get(name: str) -> Path:
         raise UserError(f"data get: set {DATA_ROOT} to the folder in which data sets are to lie, such as ~/data.")
     target = folder_of(name)
     if target.is_dir():
+        check_is(name, target)
         return target
     if name not in ARCHIVES:
         raise UserError(f"data set '{name}' cannot be fetched for you: put into {target} {WHERE[name]}.")
@@ -62,6 +64,26 @@ def get(name: str) -> Path:
     make_folder_once(target, lambda folder: unpack(file, folder, archive.folder))
     file.unlink()
     return existing(name)
+
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+
+
+def check_is(name: str, folder: Path) -> None:
+    """Fail if what lies there cannot be read as the data set of this name."""
+    found = source(name)
+    try:
+        if name == "ade20k":
+            found.segmentation_facts()
+            why = "no images" if not all(found.segmentation_counts().values()) else ""
+        else:
+            expected, classes = CLASSES.get(name), found.classes()
+            why = f"{classes} classes, not {expected}" if expected not in (None, classes) else ""
+            why = why or ("" if found.counts()["test"] else "no test images")
+    except UserError as error:
+        why = str(error).rstrip(".")
+    if why:
+        raise UserError(f"{folder}: is there, and is not {name} ({why}). Move it away, or put there {WHERE[name]}.")
 
 
 def fetch(url: str, file: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mimbench.data.decoding import opened
-from mimbench.data.sources.pack import DESCRIPTION, FORMAT
+from mimbench.data.decoding import Unreadable, opened
+from mimbench.data.sources.pack import DESCRIPTION, FORMAT, Pack
 from mimbench.data.sources.splits import Listed, Part
 from mimbench.errors import UserError
 from mimbench.store.files import make_folder_once, sha256_file
@@ -29,7 +29,7 @@ def pack(source: Listed, size: int, target: Path) -> Path:
     content = source.content
 
     def fill(folder: Path) -> None:
-        lost: dict[str, str] = {}
+        lost = dict(source.description["unreadable"]) if isinstance(source, Pack) else {}
         parts = {"train": _write(folder, "train", content.train, size, lost, content.root)}
         if content.test is not None:
             parts["test"] = _write(folder, "test", content.test, size, lost, content.root)
@@ -62,8 +62,8 @@ def _resized(part: Part, size: int) -> Iterator[np.ndarray | str]:
     def one(index: int) -> np.ndarray | str:
         try:
             image = opened(part.images[index]).pixels()
-        except UserError as error:
-            return str(error)
+        except Unreadable as error:
+            return str(error).removeprefix(f"{part.images[index]}: ")
         scale = size / min(image.size)
         if scale < 1:
             sides = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
@@ -102,10 +102,3 @@ class _Shards:
 
 def _file(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def damaged(root: Path) -> list[str]:
-    """Files of a packed data set whose bytes are no longer those that were written."""
-    described = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
-    files = [file for part in described["parts"].values() for file in (*part["shards"], *part["tables"])]
-    return [file["name"] for file in files if sha256_file(root / file["name"]) != file["sha256"]]

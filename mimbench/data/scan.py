@@ -1,4 +1,4 @@
-"""Which files of a data set cannot be decoded: found out once per results folder, before anything is indexed.
+"""Which files of a data set cannot be used: found out once per results folder, before anything is indexed.
 
 It costs one decoding of every file (at an eighth of the size where JPEG allows it), shared by all runs.
 """
@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mimbench.data.decoding import Picture
-from mimbench.errors import UserError
-from mimbench.store.files import make_folder_once, read_json
+from mimbench.data.decoding import Picture, Unreadable
+from mimbench.store.files import read_json, write_json
 
 CHUNK, MANY = 4096, 10_000
+Check = Callable[[Path], str | None]  # why a file cannot be used
 
 
-def unreadable_files(root: Path, files: Sequence[Path], cache: Path, manifest: str) -> dict[str, str]:
-    """Name below `root` -> why it cannot be read."""
+def unreadable_files(root: Path, files: Sequence[Path], cache: Path, *, again: bool = False) -> dict[str, str]:
+    """Name below `root` -> why it cannot be decoded."""
+    return faults(root, files, cache, "unreadable", _failure, again=again)
 
-    def fill(folder: Path) -> None:
-        if len(files) > MANY:
-            print(f"{root}: decoding {len(files)} images, once, to find unreadable ones", file=sys.stderr)
-        found = {str(path.relative_to(root)): why for path, why in _failures(files)}
-        (folder / "unreadable.json").write_text(json.dumps(found, indent=1))
 
-    target = cache / "scans" / manifest
+def faults(
+    root: Path, files: Sequence[Path], cache: Path, what: str, check: Check, *, again: bool = False
+) -> dict[str, str]:
+    """Name below `root` -> what `check` says of it. Remembered while sizes and times stay; `again`: checked anew."""
+    target = cache / "scans" / f"{_state(root, files)}-{what}.json"
     with _one_at_a_time(target):
-        return {
-            str(name): str(why) for name, why in read_json(make_folder_once(target, fill) / "unreadable.json").items()
-        }
+        if again or not target.is_file():
+            if len(files) > MANY:
+                print(f"{root}: reading {len(files)} files, once, to find damaged ones", file=sys.stderr)
+            write_json(target, {str(path.relative_to(root)): why for path, why in _found(files, check)})
+        return {str(name): str(why) for name, why in read_json(target).items()}
 
 
-def _failures(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+def _state(root: Path, files: Sequence[Path]) -> str:
+    state = hashlib.sha256()
+    for path in files:
+        facts = path.stat()
+        state.update(f"{path.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]
+
+
+def _found(files: Sequence[Path], check: Check) -> Iterator[tuple[Path, str]]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes without holding the interpreter
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
-            yield from ((path, why) for path, why in zip(chunk, pool.map(_failure, chunk), strict=True) if why)
+            yield from ((path, why) for path, why in zip(chunk, pool.map(check, chunk), strict=True) if why)
 
 
 def _failure(path: Path) -> str | None:
     try:
         Picture(path).pixels(least=(1, 1))
-    except UserError as error:
+    except Unreadable as error:
         return str(error).removeprefix(f"{path}: ")
     return None
 

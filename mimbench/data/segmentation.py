@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,29 @@ from torch.utils.data import Dataset
 from mimbench.data.sampling import derive
 from mimbench.data.sources.ade20k import FOLDERS, has_test, read_classes
 from mimbench.data.sources.base import HELD_OUT_EVERY
+from mimbench.data.sources.listing import images_in
 from mimbench.data.views import check_available
 from mimbench.errors import UserError
 
 
-def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int | None = None) -> BaseDataset:
+def open_split(
+    root: Path,
+    split: str,
+    pipeline: list[dict[str, Any]],
+    head: int | None = None,
+    left_out: Collection[Path] = (),
+) -> BaseDataset:
     """One split of a folder in ADE20K's layout.
 
     Without test masks the validation images are the test split, and the val split is held out of the training images:
-    nothing may be chosen on the test split.
+    nothing may be chosen on the test split. Images that are `left_out` change nothing about which others are chosen.
     """
     public = has_test(root)
     folder = FOLDERS[split] if public else FOLDERS["val" if split == "test" else "labeled"]
-    files = [p for p in sorted((root / "images" / folder).glob("*")) if p.is_file()]
+    place = root / "images" / folder
+    files = images_in(place) if place.is_dir() else []
     if not files:
-        raise UserError(f"{root / 'images' / folder}: no images.")
+        raise UserError(f"{place}: no images.")
     common = dict(
         data_root=str(root), data_prefix={"img_path": f"images/{folder}", "seg_map_path": f"annotations/{folder}"},
         img_suffix=files[0].suffix, pipeline=pipeline,
@@ -43,7 +52,12 @@ def open_split(root: Path, split: str, pipeline: list[dict[str, Any]], head: int
     check_available(f"{root}: {split}", head, len(chosen))
     if head is not None and head < len(chosen):  # neighbors by name may show one scene
         order = np.random.default_rng(derive("segmentation folder", split)).permutation(len(chosen))
-        chosen = [chosen[i] for i in order[:head]]
+        chosen = [chosen[i] for i in order]
+    if left_out:
+        chosen = [i for i in chosen if Path(dataset.get_data_info(i)["img_path"]) not in left_out]
+        if not chosen:
+            raise UserError(f"{place}: not one image of {split} is readable with its mask.")
+    chosen = chosen[:head]
     if len(chosen) < len(dataset):
         dataset.get_subset_(chosen)
     return dataset

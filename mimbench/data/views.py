@@ -124,13 +124,15 @@ def _channels_first(images: np.ndarray) -> Tensor:
 
 
 def _center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Shorter side to size / 0.875, bicubic, then the center; below 160 pixels the shorter side to size."""
-    short = round(size / 0.875) if size >= 160 else size
-    scale = short / min(image.size)
-    image = image.resize(
-        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BICUBIC
-    )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    """Shorter side to size / 0.875, bicubic, then the center; torchvision's rounding.
+
+    Below 160 pixels, and from 384 on as in BEiT, the shorter side to size: the whole of it.
+    """
+    short = round(size / 0.875) if 160 <= size < 384 else size
+    shorter = min(image.size)
+    width, height = (short * side // shorter for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 

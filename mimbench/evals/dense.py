@@ -46,6 +46,7 @@ class Dense:
         self.images = opened(under_test.segmentation_data)
         self.fixed_size = self.images.fixed_size and self.size == under_test.data.size
         self.root = self.images.segmentation_root(under_test.data, under_test.counts, under_test.cache)
+        self.left_out = self.images.segmentation_left_out(under_test.cache)
         self.counts, self.seed = under_test.counts, derive(under_test.seed, "dense")
         self.encoder = under_test.encoder(size=settings["crop"]).eval().to(runtime.device)
         self.layers = offered_blocks(self.encoder)
@@ -58,7 +59,7 @@ class Dense:
 
     def _open(self, split: str, *, train: bool) -> Any:
         transforms = pipeline(train, self.settings, self.size, fixed_size=self.fixed_size)
-        return open_split(self.root, split, transforms, self.counts[split])
+        return open_split(self.root, split, transforms, self.counts[split], self.left_out)
 
     @torch.no_grad()
     def _patches(self, split: str) -> tuple[Patches, int]:

@@ -107,12 +107,13 @@ def evaluate(under_test: EncoderUnderTest, settings: dict[str, Any], runtime: Ru
     images, size = opened(under_test.segmentation_data), settings["crop"] or under_test.data.size
     counts, fixed_size = under_test.counts, images.fixed_size and size == under_test.data.size
     root = images.segmentation_root(under_test.data, counts, under_test.cache)
+    left_out = images.segmentation_left_out(under_test.cache)
     transforms = {split: pipeline(split == "labeled", settings, size, fixed_size=fixed_size) for split in counts}
     several = settings["test_ratios"] != [1.0] or settings["test_flip"]
     if several:  # in the test alone: what is chosen on held-out images takes one scale
         transforms["test"] = multi_scale_pipeline(settings)
     train, val, test = (
-        open_split(root, split, transforms[split], counts[split]) for split in ("labeled", "val", "test")
+        open_split(root, split, transforms[split], counts[split], left_out) for split in ("labeled", "val", "test")
     )
     classes = len(train.metainfo["classes"])
     seed, bf16 = derive(under_test.seed, "segmentation"), settings["precision"] == "bf16"

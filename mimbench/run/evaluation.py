@@ -37,6 +37,14 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
     return under_test, parents
 
 
+def left_out(under_test: EncoderUnderTest, spec: dict[str, Any]) -> list[str]:
+    """The images that could not be read: with others left out, a run of the same name measures something else."""
+    if KINDS[spec["kind"]].reads_masks:
+        lost = opened(under_test.segmentation_data).segmentation_left_out(under_test.cache)
+        return sorted(f"{path.parent.name}/{path.name}" for path in lost)
+    return opened(under_test.data.name).left_out(("labeled", "val", "test"), under_test.cache)
+
+
 def data_flags(under_test: EncoderUnderTest, spec: dict[str, Any]) -> list[str]:
     """Images that it could not read."""
     if KINDS[spec["kind"]].reads_masks:
@@ -54,6 +62,8 @@ def evaluate(
     facts = {"data": spec["data"], "counts": spec["counts"], "segmentation": spec.get("segmentation_data")}
     if "segmentation_manifest" in spec:  # of an image folder; built-in data follow from `data`
         facts["segmentation_manifest"] = spec["segmentation_manifest"]
+    if lost := left_out(under_test, spec):
+        facts["left_out"] = lost
     data = {"name": Path(under_test.segmentation_data or under_test.data.name).name, "fingerprint": fingerprint(facts)}
     measured["flags"] = [*measured["flags"], *data_flags(under_test, spec)]
     return {

@@ -34,6 +34,8 @@ def sha256(value: Any) -> str:
 def file_name(text: str) -> str:
     """A path or a name as part of a file's name."""
     stem = Path(text).name
+    if stem in ("", ".."):  # of "." or "../.."
+        stem = Path(text).resolve().name
     for suffix in (".safetensors", ".pth", ".pt", ".bin"):
         stem = stem.removesuffix(suffix)
     return re.sub(r"[^\w.-]+", "-", stem).strip(".-") or "unnamed"

@@ -184,6 +184,11 @@ def read_progress(work: Path) -> dict[str, Any] | None:
         return None
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a folder was written by us: its pictures are no data."""
+    return ((folder / "runs").is_dir() and (folder / "grids").is_dir()) or (folder / "cache" / "scans").is_dir()
+
+
 class Store:
     """A results folder."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT
 from PIL import Image
 
 from mimbench.cli.commands import main
+from mimbench.config.grid import load_grid
 from mimbench.config.schema import DataConfig
 from mimbench.data import download, packing
 from mimbench.data.sources import source
@@ -70,6 +74,47 @@ def test_check_tells_labels_beyond_the_classes_and_names_that_do_not_fit(root, c
     assert "2 masks have labels above 2, the number of classes: 2.png" in capsys.readouterr().out
 
 
+def test_check_tells_colored_masks(root, capsys):
+    for kind in ("images", "annotations"):
+        (root / "scenes" / kind / "training").mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (4, 4)).save(root / "scenes" / kind / "training" / f"{index}.png")
+    (root / "scenes" / "classes.json").write_text('["a", "b"]')
+    assert main(["data", "check", "scenes"]) == 1
+    assert "2 masks have several channels, not one of labels: 0.png, 1.png" in capsys.readouterr().out
+
+
+def test_check_reads_all_files_again_whatever_was_known(pets, capsys):
+    assert main(["data", "check", "pets"]) == 0
+    path = pets / "train" / "cat" / "3.png"
+    intact, times = path.read_bytes(), path.stat()
+    for content, code in ((bytes(len(intact)), 1), (intact, 0)):  # of one length, and the same time
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert main(["data", "check", "pets"]) == code
+        assert len(source("pets").unreadable(Path("results/cache"))) == code
+
+
+def test_a_folder_named_by_a_dot_is_called_by_its_own_name_and_our_results_in_it_are_no_class(
+    pets, monkeypatch, capsys
+):
+    monkeypatch.chdir(pets)
+    assert main(["data", "check", "."]) == 0
+    assert (pets / "results" / "data" / "pets.png").is_file()
+    monkeypatch.chdir(pets / "train")  # class folders alone
+    for _ in range(2):
+        assert main(["data", "check", "."]) == 0
+        assert "classes: 2: cat, dog" in capsys.readouterr().out
+    assert load_grid(str(ROOT / "configs" / "ablations.yaml"), scale="smoke", data=".").scale == "smoke-train"
+
+
+def test_images_with_masks_alone_are_told_where_they_go(root, capsys):
+    (root / "scenes" / "images" / "training").mkdir(parents=True)
+    for command in (["data", "pack", "scenes", "--size", "8", "--to", "x"], ["plan", "ablations", "--data", "scenes"]):
+        assert main(command) == 2
+        assert "scenes: images with masks, which evaluation.segmentation_data names" in capsys.readouterr().err
+
+
 def test_a_packed_copy_has_the_pixels_of_the_stated_filter_and_the_same_splits(pets, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_BYTES", 20_000)  # several shards
     (pets / "train" / "dog" / "5.png").write_bytes(b"torn")
@@ -96,7 +141,14 @@ def test_a_packed_copy_has_the_pixels_of_the_stated_filter_and_the_same_splits(p
         0, [(0, i) for i in range(59)]
     )
     assert drawn.shape == (59, 3, 16, 16)
+    capsys.readouterr()
     assert main(["data", "check", "./packs/pets24"]) == 0
+    left_out = "1 unreadable images were left out when it was packed: train/dog/5.png"
+    assert left_out in capsys.readouterr().out
+    assert packed.flags(("train",), tmp_path) == [left_out]
+    assert any(left_out in sentence for sentence in packed.warnings())
+    packing.pack(packed, 12, tmp_path / "again")
+    assert source("./again").flags(("train",), tmp_path) == [left_out]
     with pytest.raises(UserError, match="exists already"):
         packing.pack(packed, 8, tmp_path / "packs" / "pets24")
 
@@ -109,6 +161,9 @@ def test_a_damaged_packed_copy_is_noticed(pets, tmp_path, capsys):
     shard.write_bytes(content)
     assert main(["data", "check", "./packs/a"]) == 1
     assert "damaged: train-00000.bin" in capsys.readouterr().out
+    for cache in ("results/cache", "new"):  # known from the check; found out at first use
+        with pytest.raises(UserError, match=r"train-00000\.bin: not the bytes that were written"):
+            source("./packs/a").load(DataConfig(size=8), "test", tmp_path / cache)
     shard.write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"train-00000\.bin: missing or not \d+ bytes long"):
         source("./packs/a").counts()
@@ -167,12 +222,30 @@ def tarred(name, content=b"x", **kind):
 
 
 def test_an_archive_is_fetched_checked_and_unpacked(serve, root):
-    serve(zipped(inner__train__a="1", inner__val__b="2"), inside="inner")
+    drawn = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(drawn, "PNG")
+    names = [f"inner__{split}__{label}__0.png" for split in ("train", "test") for label in range(10)]
+    serve(zipped(**dict.fromkeys(names, drawn.getvalue())), inside="inner")
     assert main(["data", "get", "cifar10"]) == 0
-    assert (root / "cifar10" / "train" / "a").read_text() == "1"
+    assert (root / "cifar10" / "train" / "3" / "0.png").read_bytes() == drawn.getvalue()
     assert not list((root / ".downloads").iterdir())
     assert main(["data", "get", "cifar10"]) == 0  # it is there
     assert Server.ranges == [0]
+
+
+def test_what_lies_there_already_must_be_the_data_set_of_its_name(root, pets, capsys):
+    (root / "cifar10").mkdir()
+    assert main(["data", "get", "cifar10"]) == 2
+    assert "is there, and is not cifar10 (" in capsys.readouterr().err
+    (root / "cifar10").rmdir()
+    pets.rename(root / "cifar10")
+    assert main(["data", "get", "cifar10"]) == 2
+    assert "is not cifar10 (2 classes, not 10). Move it away, or put there cifar-10" in capsys.readouterr().err
+    (root / "cifar10").rename(root / "ade20k")
+    assert main(["data", "get", "ade20k"]) == 2
+    assert "is not ade20k (" in capsys.readouterr().err
+    (root / "ade20k").rename(root / "imagenet")
+    assert main(["data", "get", "imagenet"]) == 0
 
 
 def test_a_download_that_was_cut_off_goes_on(serve, root, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,10 +51,11 @@ def test_images_without_masks_skip_the_segmentation_columns_and_say_so(photos, a
     plan = plan_of(ablations, tmp_path)
     assert [column.name for column in plan.columns] == ["finetune", "linear_probe", "knn"]
     assert not any(run.kind.startswith("segmentation") for run in plan.runs.values())
-    (sentence,) = plan.notes
+    sentence, few = plan.notes
+    assert "the test split has 20 images" in few
     assert "segmentation, segmentation_linear skipped: photos has no masks" in sentence
     assert sentence in record(plan)["note"]
-    assert plan_of(ablations, tmp_path, segmentation_data="shapes").notes == []
+    assert plan_of(ablations, tmp_path, segmentation_data="shapes").notes == [few]
 
 
 def test_a_grid_of_which_no_protocol_is_left_is_an_error(photos, tmp_path):
@@ -110,22 +110,32 @@ def test_labels_are_missed_while_planning(photos, ablations, tmp_path):
 
 
 def test_a_run_on_images_with_an_unreadable_one_finishes_and_says_so(photos, ablations, tmp_path):
+    """In its flags, and in the fingerprint of its data: another results folder may have read the same files whole."""
     from mimbench.run.execute import execute
     from mimbench.runtime import Runtime
 
     broken = photos / "train" / "cat" / "3.png"
-    broken.write_bytes(b"torn")
-    scale = Path(tmp_path / "own.yaml")
+    intact, found = broken.read_bytes(), []
     plan_of(ablations, tmp_path)
     sets = ("schedule.steps=2", "schedule.warmup=1", "schedule.batch=8", "schedule.precision=fp32", "data.images=80")
-    plan = make_plan(load_grid(ablations, seeds=1, scale=str(scale), only=("no-tokens",), sets=sets))
-    store = Store(tmp_path / "results")
-    prepare(plan, store)
-    for kind in ("pretrain", "features"):
-        name = next(name for name, run in plan.runs.items() if run.kind == kind)
-        assert execute(store, name, Runtime()) == "done"
-        flags = store.run(name).result()["flags"]
-        assert any("1 unreadable of" in flag and "train/cat/3.png" in flag for flag in flags)
+    for content in (bytes(len(intact)), intact):
+        broken.write_bytes(content)
+        plan = make_plan(
+            load_grid(ablations, seeds=1, scale=str(tmp_path / "own.yaml"), only=("no-tokens",), sets=sets)
+        )
+        store = Store(tmp_path / str(len(found)))
+        prepare(plan, store)
+        results = []
+        for kind in ("pretrain", "features", "knn"):
+            name = next(name for name, run in plan.runs.items() if run.kind == kind)
+            assert execute(store, name, Runtime()) == "done"
+            results.append((name, store.run(name).result()))
+        found.append(results)
+    for (name, with_damage), (again, whole) in zip(*found, strict=True):
+        assert name == again
+        assert any("1 unreadable of" in flag and "train/cat/3.png" in flag for flag in with_damage["flags"])
+        assert not any("unreadable" in flag for flag in whole["flags"])
+    assert found[0][-1][1]["data"]["fingerprint"] != found[1][-1][1]["data"]["fingerprint"]
 
 
 def test_a_grid_on_other_images_has_a_name_and_counts_of_its_own_and_no_note_of_the_scale(photos, ablations):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,27 +150,137 @@ def test_a_name_that_is_not_utf_8_and_a_dangling_link_are_sentences(pets):
         source("pets").facts(DataConfig())
 
 
-def test_unreadable_images_with_masks_are_left_out_with_their_masks(tmp_path, monkeypatch):
-    from mimbench.data.segmentation import open_split
-
-    root = tmp_path / "scenes"
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
     for split, count in (("training", 24), ("validation", 3)):
         for kind in ("images", "annotations"):
-            (root / kind / split).mkdir(parents=True)
+            (tmp_path / "scenes" / kind / split).mkdir(parents=True)
             for index in range(count):
                 Image.fromarray(np.zeros((8, 8, 3) if kind == "images" else (8, 8), np.uint8)).save(
-                    root / kind / split / f"{index:02d}.png"
+                    tmp_path / "scenes" / kind / split / f"{index:02d}.png"
                 )
-    (root / "classes.json").write_text('["a", "b"]')
+    (tmp_path / "scenes" / "classes.json").write_text('["a", "b"]')
     monkeypatch.setenv(DATA_ROOT, str(tmp_path))
-    counts = {"labeled": None, "val": None, "test": None}
-    assert source("scenes").segmentation_root(DataConfig(), counts, tmp_path / "one") == root
-    (root / "images" / "training" / "03.png").write_bytes(b"torn")
-    (root / "annotations" / "validation" / "01.png").write_bytes(b"torn")
-    found = source("scenes").segmentation_root(DataConfig(), counts, tmp_path / "cache")
-    assert [len(open_split(found, split, [])) for split in ("labeled", "val", "test")] == [21, 2, 2]
+    return tmp_path / "scenes"
+
+
+def opened_splits(name, cache, **counts):
+    """split -> the names of its images"""
+    from mimbench.data.segmentation import open_split
+
+    data = source(name)
+    root, lost = data.segmentation_root(DataConfig(), counts, cache), data.segmentation_left_out(cache)
+    splits = {split: open_split(root, split, [], counts.get(split), lost) for split in ("labeled", "val", "test")}
+    return {
+        split: [Path(data.get_data_info(i)["img_path"]).name for i in range(len(data))]
+        for split, data in splits.items()
+    }
+
+
+def test_unreadable_images_with_masks_are_left_out_and_change_no_split(scenes, tmp_path):
+    before = opened_splits("scenes", tmp_path / "clean", labeled=22, val=2, test=3)
+    assert [len(names) for names in before.values()] == [22, 2, 3]
+    (scenes / "images" / "training" / "00.png").write_bytes(b"torn")
+    (scenes / "images" / "training" / "03.png").write_bytes(b"torn")
+    (scenes / "annotations" / "validation" / "01.png").write_bytes(b"torn")
+    found = opened_splits("scenes", tmp_path / "cache", labeled=22, val=2, test=3)  # as many as `--data` sets
+    assert found["labeled"] == [name for name in before["labeled"] if name != "03.png"]
+    assert found["val"] == [name for name in before["val"] if name != "00.png"] == ["20.png"]
+    assert found["test"] == ["00.png", "02.png"]
     (flag,) = source("scenes").segmentation_flags(tmp_path / "cache")
-    assert (
-        flag
-        == "2 images left out, unreadable or with an unreadable mask: images/training/03.png, images/validation/01.png"
+    assert flag == (
+        "3 images left out, unreadable or with an unreadable mask: images/training/00.png, images/training/03.png, "
+        "images/validation/01.png"
     )
+
+
+def test_of_fewer_images_than_there_are_an_unreadable_one_is_replaced_by_the_next(scenes, tmp_path):
+    before = opened_splits("scenes", tmp_path / "clean", labeled=10)["labeled"]
+    (scenes / "images" / "training" / before[4]).write_bytes(b"torn")
+    found = opened_splits("scenes", tmp_path / "cache", labeled=10)["labeled"]
+    assert len(found) == 10
+    assert found[:9] == before[:4] + before[5:]
+
+
+def test_images_with_masks_may_move_after_one_was_found_unreadable(scenes, tmp_path):
+    (scenes / "images" / "training" / "03.png").write_bytes(b"torn")
+    before = opened_splits("scenes", tmp_path / "cache")
+    scenes.rename(tmp_path / "moved")
+    assert opened_splits("moved", tmp_path / "cache") == before
+    (image, *_) = source("moved").segmentation_root(DataConfig(), {}, tmp_path / "cache").glob("images/*/01.png")
+    assert Image.open(image).size == (8, 8)
+
+
+@pytest.mark.parametrize(("value", "said"), [(3, r"label 3, and 2 classes are named"), ((0, 1, 0), "several channels")])
+def test_a_mask_that_does_not_fit_the_classes_is_named_before_any_compute(scenes, tmp_path, value, said):
+    mask = Image.new("L" if isinstance(value, int) else "RGB", (8, 8), value)
+    for name in ("02.png", "05.png"):
+        mask.save(scenes / "annotations" / "training" / name)
+    with pytest.raises(UserError, match=rf"annotations/training/02\.png: {said}.* And 1 more"):
+        source("scenes").segmentation_root(DataConfig(), {}, tmp_path / "cache")
+
+
+def test_255_is_no_label_beyond_the_classes(scenes, tmp_path):
+    Image.new("L", (8, 8), 255).save(scenes / "annotations" / "training" / "02.png")
+    assert source("scenes").segmentation_root(DataConfig(), {}, tmp_path / "cache") == scenes
+
+
+def test_a_file_that_is_damaged_or_repaired_at_its_length_is_read_again(pets, tmp_path):
+    path = pets / "train" / "cat" / "07.png"
+    intact = path.read_bytes()
+    for lost, content in enumerate((intact, bytes(len(intact)), intact)):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, lost))
+        assert len(source("pets").unreadable(tmp_path / "cache")) == lost % 2
+    assert source("pets").facts(DataConfig()) == source("pets").facts(DataConfig())
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.EMFILE, "Too many open files"),
+                                   MemoryError()])  # fmt: skip
+def test_trouble_of_the_disk_or_the_machine_ends_the_run_and_leaves_no_image_out(pets, tmp_path, monkeypatch, error):
+    original = Image.open
+
+    def opened(path):
+        if path.name == "07.png":
+            raise error
+        return original(path)
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(UserError, match=r"07\.png: cannot be read \("):
+        source("pets").unreadable(tmp_path / "cache")
+    monkeypatch.undo()
+    monkeypatch.setenv(DATA_ROOT, str(tmp_path))
+    assert source("pets").unreadable(tmp_path / "cache") == {}
+
+
+def test_many_left_out_images_are_told_by_a_fingerprint_of_their_list(pets, tmp_path):
+    flags = []
+    for last in (11, 12):
+        for index in (*range(10), last):
+            (pets / "train" / "cat" / f"{index:02d}.png").write_bytes(b"torn")
+        flags += source("pets").flags(("train",), tmp_path / str(last))
+        Image.fromarray(PIXELS).save(pets / "train" / "cat" / f"{last}.png")
+    assert all("and 1 more (list " in flag for flag in flags)
+    assert len(set(flags)) == 2
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.tiff", "a.gif", "a.ppm"])
+def test_other_types_are_read_as_pillow_reads_them(name, tmp_path):
+    first = Image.fromarray(PIXELS)
+    more = {} if name == "a.ppm" else {"save_all": True, "append_images": [Image.new("RGB", first.size)]}
+    first.save(tmp_path / name, **more)
+    assert Path(name).suffix in decoding.SUFFIXES
+    with Image.open(tmp_path / name) as found:
+        assert np.array_equal(np.asarray(open_image(tmp_path / name)), np.asarray(found.convert("RGB")))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_rotated_tiff_is_rotated_once(turn, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", exif=exif)
+    with Image.open(tmp_path / "a.tif") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    picture = Picture(tmp_path / "a.tif")
+    assert picture.size == expected.shape[1::-1]
+    assert np.array_equal(np.asarray(picture.pixels()), expected)

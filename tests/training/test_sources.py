@@ -211,8 +211,9 @@ def test_a_class_without_test_images_is_told_and_one_without_training_images_ref
     for label, name in enumerate(("cat", "dog", "owl")):
         fill(root / "pets" / "train" / name, 5, label)
     fill(root / "pets" / "val" / "cat", 2)
-    (sentence,) = source("pets").warnings()
-    assert "no test images of dog, owl" in sentence
+    missing, few = source("pets").warnings()
+    assert "no test images of dog, owl" in missing
+    assert "the test split has 2 images: one of them is 50.0 points" in few
     fill(root / "pets" / "val" / "wolf", 1)
     with pytest.raises(UserError, match=r"no training images of its class: unknown class 'wolf'"):
         source("pets").warnings()

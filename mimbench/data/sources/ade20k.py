@@ -6,17 +6,17 @@ In a mask 0 = not labeled, 1.. = the classes. `mimbench.data.segmentation` reads
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.scan import unreadable_files
-from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source
+from mimbench.data.mask_statistics import mask_fault
+from mimbench.data.scan import faults, unreadable_files
+from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source, some
 from mimbench.data.sources.listing import images_in
 from mimbench.data.sources.places import existing, folder_of, line_of, manifest, place_of
 from mimbench.errors import UserError
-from mimbench.store.files import make_folder_once
 
 FOLDERS = {"labeled": "training", "val": "validation", "test": "test"}
 OFFICIAL = "ADEChallengeData2016"  # the archive's own folder
@@ -45,33 +45,33 @@ class ADE20K(Source):
         return {"labeled": found["labeled"] - held_out, "val": held_out, "test": found["val"]}
 
     def segmentation_root(self, config: DataConfig, counts: dict[str, int | None], cache: Path) -> Path:
-        """The folder itself; if files are unreadable, links to the others."""
-        lost = self._unreadable_pairs(cache)
-        if not lost:
-            return self._masks_root
+        self._check_masks(cache)
+        return self._masks_root
 
-        def fill(folder: Path) -> None:
-            for image, mask in (pair for pair in self._pairs if pair[0] not in lost):
-                for path in (image, mask):
-                    link = folder / path.relative_to(self._masks_root)
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(path.absolute())
-            names = read_classes(self._masks_root)
-            if names is not None:
-                (folder / "classes.json").write_text(json.dumps(names))
-            else:
-                (folder / OFFICIAL_FILE).touch()
-
-        return make_folder_once(cache / "readable" / self._masks_manifest, fill)
+    def segmentation_left_out(self, cache: Path) -> set[Path]:
+        files = [path for pair in self._pairs for path in pair]
+        lost = unreadable_files(self._masks_root, files, cache).keys()
+        return {pair[0] for pair in self._pairs if any(str(p.relative_to(self._masks_root)) in lost for p in pair)}
 
     def segmentation_flags(self, cache: Path) -> list[str]:
-        lost = self._unreadable_pairs(cache)
-        names = ", ".join(str(path.relative_to(self._masks_root)) for path in sorted(lost)[:10])
-        return [f"{len(lost)} images left out, unreadable or with an unreadable mask: {names}"] if lost else []
+        lost = [str(path.relative_to(self._masks_root)) for path in sorted(self.segmentation_left_out(cache))]
+        return [f"{len(lost)} images left out, unreadable or with an unreadable mask: {some(lost)}"] if lost else []
+
+    def rescan_masks(self, cache: Path) -> None:
+        unreadable_files(self._masks_root, [path for pair in self._pairs for path in pair], cache, again=True)
 
     def readable_masks(self, cache: Path) -> list[Path]:
-        lost = self._unreadable_pairs(cache)
+        lost = self.segmentation_left_out(cache)
         return [mask for image, mask in self._pairs if image not in lost]
+
+    def _check_masks(self, cache: Path) -> None:
+        """Before any compute: their labels are those of the classes."""
+        classes, root = self.class_count(), self._masks_root
+        check = partial(mask_fault, classes=classes)
+        wrong = faults(root, self.readable_masks(cache), cache, f"beyond-{classes}", check)
+        for name, why in sorted(wrong.items()):
+            more = f" And {len(wrong) - 1} more: `mimbench data check` lists them." if len(wrong) > 1 else ""
+            raise UserError(f"{root / name}: {why}{more}")
 
     def class_count(self) -> int:
         names = read_classes(self._masks_root)
@@ -100,16 +100,6 @@ class ADE20K(Source):
         root, classes = self._masks_root, read_classes(self._masks_root)
         lines = [line_of(root, path) for pair in self._pairs for path in pair]
         return manifest([*lines, *(classes or ())])
-
-    def _unreadable_pairs(self, cache: Path) -> set[Path]:
-        """Their images."""
-        files = [path for pair in self._pairs for path in pair]
-        lost = unreadable_files(self._masks_root, files, cache, self._masks_manifest)
-        return {
-            image
-            for image, mask in self._pairs
-            if lost.keys() & {str(p.relative_to(self._masks_root)) for p in (image, mask)}
-        }
 
 
 def _images(root: Path, folder: str) -> list[Path]:

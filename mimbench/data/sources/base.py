@@ -10,7 +10,9 @@ from mimbench.config.schema import DataConfig
 from mimbench.data.sources.places import DATA_ROOT, folder_of, is_path
 from mimbench.data.views import Images, check_available
 from mimbench.errors import UserError
+from mimbench.store.files import fingerprint
 
+SHOWN = 10  # names in one sentence
 HELD_OUT_EVERY = 20  # where a data set has no val split of its own, every 20th training image is held out for it
 LABELED = ("data.name", "train/ and val/ with one folder per class")
 SEGMENTED = ("evaluation.segmentation_data", "images/training/ and annotations/training/ (ADE20K layout)")
@@ -58,6 +60,14 @@ class Source:
     def has_masks(self) -> bool:
         return False
 
+    def left_out(self, splits: Sequence[str], cache: Path) -> list[str]:
+        """The files of these splits that cannot be decoded, and are left out."""
+        return []
+
+    def segmentation_left_out(self, cache: Path) -> set[Path]:
+        """Images that are left out: they or their masks cannot be decoded."""
+        return set()
+
     def segmentation_flags(self, cache: Path) -> list[str]:
         """As `flags`, of images with masks."""
         return []
@@ -90,6 +100,13 @@ class Source:
     def _lacks(self, key: str, layout: str) -> UserError:
         root = "" if is_path(self.name) else f" Is {DATA_ROOT} set to the dataset root?"
         return UserError(f"{key}: no {layout} in {folder_of(self.name)}.{root}")
+
+
+def some(names: Sequence[str]) -> str:
+    """Not all of a million; then their fingerprint tells whether they are the same."""
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more (list {fingerprint(list(names))})"
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -6,11 +6,13 @@ With class folders in val/ too, it is an ordinary image folder.
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from mimbench.data.sources.listing import Listing, class_folders, images_in
 from mimbench.errors import UserError
 
+WNID = re.compile(r"n\d{8}")  # the name of a class folder
 KIT = "ILSVRC2012_devkit_t12"
 TRUTH = f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
@@ -18,12 +20,15 @@ KAGGLE = "LOC_val_solution.csv"
 
 def listing(root: Path) -> Listing | None:
     flat = images_in(root / "val") if (root / "val").is_dir() and (root / "train").is_dir() else []
-    if not flat:
+    classes = class_folders(root / "train") if flat else []
+    if not classes:
         return None
     if (root / TRUTH).is_file():
         names = _by_kit(root, flat)
     elif (root / KAGGLE).is_file():
         names = _by_table(root / KAGGLE)
+    elif root.name != "imagenet" and not any(WNID.fullmatch(name) for _, name in classes):
+        return None
     else:
         raise UserError(
             f"{root / 'val'}: images without class folders. Sort them into folders, or put {KIT}/ or {KAGGLE} into {root}."
@@ -31,7 +36,7 @@ def listing(root: Path) -> Listing | None:
     missing = [path for path in flat if path.stem not in names]
     if missing:
         raise UserError(f"{missing[0]}: its class is not known: {root} lists {len(names)} images, not this one.")
-    return Listing(class_folders(root / "train"), [(path, names[path.stem]) for path in flat])
+    return Listing(classes, [(path, names[path.stem]) for path in flat])
 
 
 def _by_kit(root: Path, flat: list[Path]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -12,6 +13,7 @@ from mimbench.data.decoding import SUFFIXES
 from mimbench.data.sources.places import line_of, manifest
 from mimbench.data.sources.splits import Content, Part
 from mimbench.errors import UserError, check_known
+from mimbench.store.results import holds_results
 
 Files = list[tuple[Path, str]]  # with the name of the class
 
@@ -46,21 +48,48 @@ def _part(files: Files, classes: dict[str, int]) -> Part:
 
 def images_in(folder: Path) -> list[Path]:
     """Image files directly in a folder. A folder called x.jpg is none, and what is hidden neither."""
-    return [Path(entry.path) for entry in _entries(folder) if _is_image(entry.name) and entry.is_file()]
-
-
-def images_below(folder: Path) -> list[Path]:
-    found = []
-    for place, folders, names in os.walk(folder, onerror=_cannot_list):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if _is_image(name)]
-    return sorted(found)
+    return [Path(entry.path) for entry in _entries(folder) if is_image(entry.name) and entry.is_file()]
 
 
 def class_folders(folder: Path) -> Files:
     """Every image below a subfolder, with the subfolder's name; subfolders without images are none."""
-    groups = [entry for entry in _entries(folder) if entry.is_dir()]
-    return [(path, group.name) for group in groups for path in images_below(Path(group.path))]
+    groups = [entry for entry in _entries(folder) if _is_folder(entry)]
+    return [
+        (path, group.name)
+        for group in groups
+        for path in sorted(found for found in files_below(Path(group.path), _lineage(folder)) if is_image(found.name))
+    ]
+
+
+def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Links are followed, but for those that lead back to where the walk came from, `above`."""
+    above = above or _lineage(folder.resolve().parent)
+    here = os.path.realpath(folder)
+    if here in above or holds_results(folder):
+        return
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from files_below(Path(entry.path), above | {here})
+        else:
+            yield Path(entry.path)
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """By their names in lower case."""
+    return {entry.name.lower(): Path(entry.path) for entry in _entries(folder) if _is_folder(entry)}
+
+
+def _lineage(folder: Path) -> frozenset[str]:
+    """The folder and all that it lies in, without links."""
+    place = folder.resolve()
+    return frozenset(map(str, (place, *place.parents)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -70,7 +99,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         _cannot_list(error)
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Sequence
+from functools import cache as remembered
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mimbench.data.sources.places import manifest
+from mimbench.config.schema import DataConfig
+from mimbench.data.scan import faults
+from mimbench.data.sources.base import some
+from mimbench.data.sources.places import existing, manifest
 from mimbench.data.sources.splits import Content, Listed, Part
+from mimbench.data.views import Images
 from mimbench.errors import UserError
+from mimbench.store.files import sha256_file
 
 FORMAT = 1
 DESCRIPTION = "pack.json"
@@ -21,12 +28,43 @@ class Pack(Listed):
     """Not changed after it was written: its fingerprint is that of its shards' digests."""
 
     def read(self, root: Path) -> Content:
-        described = _described(root / DESCRIPTION)
+        described = self.description
         test = described["parts"].get("test")
-        files = [file for part in described["parts"].values() for file in (*part["shards"], *part["tables"])]
-        digests = [f"{file['name']} {file['sha256']}" for file in files]
+        digests = [f"{name} {digest}" for name, digest in self.digests.items()]
         return Content(_part(root, described["parts"]["train"]), None if test is None else _part(root, test),
                        tuple(described["classes"]), manifest(digests), root)  # fmt: skip
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        return _described(existing(self.name) / DESCRIPTION)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        parts = self.description["parts"].values()
+        return {file["name"]: file["sha256"] for part in parts for file in (*part["shards"], *part["tables"])}
+
+    def damaged(self, cache: Path, *, again: bool = False) -> list[str]:
+        """Files whose bytes are no longer those that were written."""
+        root = self.content.root
+        changed = lambda path: None if sha256_file(path) == self.digests[path.name] else "other bytes"
+        return sorted(faults(root, [root / name for name in self.digests], cache, "bytes", changed, again=again))
+
+    def load(self, config: DataConfig, split: str, cache: Path) -> Images:
+        if changed := self.damaged(cache):
+            raise UserError(
+                f"{self.content.root / changed[0]}: not the bytes that were written. Pack the data set again."
+            )
+        return super().load(config, split, cache)
+
+    def warnings(self) -> list[str]:
+        return [*super().warnings(), *(f"{self.name}: {sentence}" for sentence in self._lost_at_packing())]
+
+    def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
+        return self._lost_at_packing()
+
+    def _lost_at_packing(self) -> list[str]:
+        lost = sorted(self.description["unreadable"])
+        return [f"{len(lost)} unreadable images were left out when it was packed: {some(lost)}"] if lost else []
 
 
 class Packed:
@@ -48,7 +86,7 @@ class Packed:
         return Packed(self.shards, self.table[index])
 
 
-@cache
+@remembered
 def _mapped(path: Path) -> np.ndarray:
     return np.memmap(path, np.uint8, "r")
 
@@ -70,7 +108,7 @@ def _described(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise UserError(f"{path}: format {found['format']}; this version reads {FORMAT}. Pack the data set again.")
-        found["parts"]["train"], found["classes"]  # both must be there
+        found["parts"]["train"], found["classes"], found["unreadable"]  # all must be there
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise

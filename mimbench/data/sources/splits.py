@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import numpy as np
 from mimbench.config.schema import DataConfig
 from mimbench.data.sampling import derive
 from mimbench.data.scan import unreadable_files
-from mimbench.data.sources.base import HELD_OUT_EVERY, Source
-from mimbench.data.sources.places import existing, place_of
+from mimbench.data.sources.base import HELD_OUT_EVERY, Source, some
+from mimbench.data.sources.places import existing, manifest, place_of
 from mimbench.data.views import Images
 from mimbench.errors import UserError
 
-TEST_EVERY = 5  # where a labeled data set has no test images, every 5th image is held out for that
+TEST_EVERY = 5  # where a labeled data set has no test images, every 5th image of a class is held out for that
+TEST_RULE = f"test: every {TEST_EVERY}th image of each class"  # of a manifest, so that another rule gives other runs
+FEW = 50  # test images
 SPLITS = ("train", "labeled", "val", "test")
-SHOWN = 10  # unreadable files that a flag names
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Content:
 class Listed(Source):
     """Our test split is the data set's val/ or test/; our val split is held out of its training images."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._unreadable: dict[Path, dict[str, str]] = {}  # by the cache that remembers them
+
     def has_images(self) -> bool:
         """Besides images with masks."""
         return True
@@ -50,7 +55,10 @@ class Listed(Source):
 
     @cached_property
     def content(self) -> Content:
-        return self.read(existing(self.name))
+        found = self.read(existing(self.name))
+        if found.test is None and found.classes:
+            return replace(found, manifest=manifest([found.manifest, TEST_RULE]))
+        return found
 
     def place(self) -> str:
         return place_of(self.name)
@@ -82,32 +90,41 @@ class Listed(Source):
         )
 
     def warnings(self) -> list[str]:
-        """Classes that are trained and never tested."""
-        content = self.content
-        tested = set() if content.test is None else set(content.test.labels.tolist())
-        missing = [name for label, name in enumerate(content.classes) if label not in tested]
-        if content.test is None or not missing:
+        """Classes that are trained and never tested, and a test split that is too small to tell much."""
+        if not self.content.classes:
             return []
-        return [f"{self.name}: no test images of {_some(missing)}: these classes are trained and never tested."]
+        part, index = self._split("test")
+        tested, found = set(part.labels[index].tolist()), []
+        missing = [name for label, name in enumerate(self.content.classes) if label not in tested]
+        if missing:
+            found.append(f"{self.name}: no test images of {some(missing)}: these classes are trained and never tested.")
+        if 0 < len(index) < FEW:
+            found.append(f"{self.name}: the test split has {len(index)} images: one of them is {100 / len(index):.1f} points "
+                         "of accuracy.")  # fmt: skip
+        return found
 
-    def unreadable(self, cache: Path) -> dict[str, str]:
+    def unreadable(self, cache: Path, *, again: bool = False) -> dict[str, str]:
         """File -> why."""
+        if again or cache not in self._unreadable:
+            self._unreadable[cache] = self._scanned(cache, again)
+        return self._unreadable[cache]
+
+    def _scanned(self, cache: Path, again: bool) -> dict[str, str]:
         content = self.content
         parts = [part for part in (content.train, content.test) if part is not None]
         files = (
             [found for part in parts for found in part.images if isinstance(found, Path)] if _of_files(parts) else []
         )
-        return unreadable_files(content.root, files, cache, content.manifest) if files else {}
+        return unreadable_files(content.root, files, cache, again=again) if files else {}
+
+    def left_out(self, splits: Sequence[str], cache: Path) -> list[str]:
+        return sorted(name for split in splits for name in self._names(split, self.unreadable(cache)))
 
     def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
-        lost, flags = self.unreadable(cache), []
-        for split in splits if lost else ():
-            part, index = self._split(split)
-            names = [str(part.images[i].relative_to(self.content.root)) for i in self._lost(part, index, lost)]
-            if names:
-                flags.append(
-                    f"{len(names)} unreadable of {len(index)} images left out of {split}: {_some(sorted(names))}"
-                )
+        flags, counts = [], self.counts()
+        for split in splits:
+            if names := self._names(split, self.unreadable(cache)):
+                flags.append(f"{len(names)} unreadable of {counts[split]} images left out of {split}: {some(names)}")
         return flags
 
     def _split(self, split: str) -> tuple[Part, np.ndarray]:
@@ -116,15 +133,29 @@ class Listed(Source):
             return content.test, np.arange(len(content.test.labels))
         index = np.arange(len(content.train.labels))
         if content.test is None and content.classes:
-            held_out = index % TEST_EVERY == TEST_EVERY - 1
             if split == "test":
-                return content.train, index[held_out]
-            index = index[~held_out]
+                return content.train, index[self._held_out]
+            index = index[~self._held_out]
         if split == "test":
             return content.train, index[:0]
         if split in ("labeled", "val"):
             index = index[(np.arange(len(index)) % HELD_OUT_EVERY == 0) == (split == "val")]
         return content.train, index
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Of the training images, True for test images: of each class every 5th; of a class of two to four the last."""
+        labels = self.content.train.labels
+        held_out = np.zeros(len(labels), bool)
+        for label in np.unique(labels):
+            index = np.flatnonzero(labels == label)
+            held_out[index[TEST_EVERY - 1 :: TEST_EVERY] if len(index) >= TEST_EVERY else index[1:][-1:]] = True
+        return held_out
+
+    def _names(self, split: str, unreadable: dict[str, str]) -> list[str]:
+        """The unreadable files of a split."""
+        part, index = self._split(split)
+        return sorted(str(part.images[i].relative_to(self.content.root)) for i in self._lost(part, index, unreadable))
 
     def _lost(self, part: Part, index: np.ndarray, unreadable: dict[str, str]) -> np.ndarray:
         if not unreadable:
@@ -144,7 +175,3 @@ def _taken(images: Any, index: np.ndarray, size: int) -> Any:
     if isinstance(images, list):
         return [images[i] for i in index]
     return images.take(index)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
