@@ -271,7 +271,7 @@ def test_an_archive_with_other_bytes_is_deleted(serve, root, capsys):
 @pytest.mark.parametrize("content", [
     zipped(**{"..__evil": "x"}), zipped(**{"__evil": "x"}), tarred("../evil"), tarred("evil", type=tarfile.SYMTYPE, linkname="/etc"),
     b"PK no archive",
-])  # fmt: skip
+], ids=["zip, up", "zip, absolute", "tar, up", "tar, link", "none"])  # fmt: skip
 def test_an_archive_that_leads_outside_is_refused(serve, root, content, capsys):
     serve(content)
     assert main(["data", "get", "cifar10"]) == 2
