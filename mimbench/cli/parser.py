@@ -124,7 +124,8 @@ def _runtime_options(parser: argparse.ArgumentParser, on: str | None) -> None:
 
 def _grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", help="a grid: a path, or a name that ships (ablations, ablations_longer, methods, tokenizers, variance)"
+        "file",
+        help="a grid: a path, or a name that ships (ablations, ablations_longer, beit_paper, methods, released, tokenizers, variance)",
     )
     _run_options(parser, scale=None)
 
@@ -135,7 +136,7 @@ def _run_options(parser: argparse.ArgumentParser, scale: str | None) -> None:
     parser.add_argument(
         "--scale",
         default=scale,
-        help=f"smoke, tiny, trial (tiny on other images), or a file of your own (default: {default})",
+        help=f"smoke, tiny, trial (tiny on other images), photos, small, paper, or a file of your own (default: {default})",
     )
     parser.add_argument(
         "--data", metavar="NAME", help="the images of every row: a data set's name, or a path with a '/'"
