@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.errors import EXIT_FAILED, EXIT_OK, UserError
-from mimbench.store.files import file_name
+from mimbench.store.files import file_name, is_path
 from mimbench.store.results import Store
 
 if TYPE_CHECKING:
@@ -124,16 +124,12 @@ def pack_data(options: argparse.Namespace) -> int:
         raise UserError(f"{options.name}: is built in; only folders of images can be packed.")
     target = pack(found, options.size, Path(options.to))
     written = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {written / 1e6:.0f} MB; use it as data.name: {_as_path(options.to)}")
+    print(
+        f"{target}: {written / 1e6:.0f} MB; use it as data.name: {options.to if is_path(options.to) else f'./{options.to}'}"
+    )
     for name, why in _packed(target).items():
         print(f"left out: {name}: {why}", file=sys.stderr)
     return EXIT_OK
-
-
-def _as_path(name: str) -> str:
-    from mimbench.data.sources.places import is_path
-
-    return name if is_path(name) else f"./{name}"
 
 
 def _packed(target: Path) -> dict[str, str]:

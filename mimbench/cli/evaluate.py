@@ -22,7 +22,7 @@ from mimbench.config.schema import Grid
 from mimbench.errors import UserError, check_known
 from mimbench.kinds import PROTOCOLS
 from mimbench.models.foreign import described
-from mimbench.models.released import FILES, locate
+from mimbench.models.released import FILES
 from mimbench.plan.checkpoints import examine
 from mimbench.store.files import file_name, is_path, sha256_file, write_atomically
 
@@ -58,15 +58,14 @@ def _examined(options: argparse.Namespace) -> tuple[Path, str]:
         if protocols.count(name) > 1:
             raise UserError(f"--protocols: {name} is written twice.")
     label, weights = shown_name(options.weights), _absolute(options.weights)
-    path, _ = locate(options.weights)
     own = "" if protocols == USUAL_PROTOCOLS.split(",") else f"-{'-'.join(protocols)}"
-    grid = {"name": f"evaluate-{file_name(label)}-{sha256_file(path)[:DIGITS]}{own}",
-            "title": f"{label} and its architecture from random initialization", "base": "beit", "scale": options.scale,
+    grid = {"title": f"{label} and its architecture from random initialization", "base": "beit", "scale": options.scale,
             "seeds": 3, "protocols": protocols}  # fmt: skip
     theirs = {"name": "checkpoint", "label": label, "pretrain": {"weights": weights}}
     planned = _planned({**grid, "rows": [theirs]}, options)
     recipe = planned.rows[0].recipe
     found = examine(options.weights, recipe.stated, planned.evaluation.data.size, "evaluate")
+    grid = {"name": f"evaluate-{file_name(label)}-{sha256_file(found.origin.path)[:DIGITS]}{own}", **grid}
     encoder = dataclasses.asdict(found.encoder)
     print(f"{options.weights}: {described(found.loaded)}", file=sys.stderr)
     print(f"encoder: {', '.join(f'{key} {value}' for key, value in encoder.items())}", file=sys.stderr)

@@ -26,8 +26,6 @@ def make_parser() -> argparse.ArgumentParser:
     grid = run.add_subparsers(required=True, metavar="WHAT").add_parser("grid", help="all rows and seeds of a grid")
     grid.set_defaults(command="run_grid")
     _grid_options(grid)
-    _runtime_options(grid, on="local")
-    grid.add_argument("--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit")
 
     evaluate = command(
         "evaluate", "evaluate_checkpoint", "a checkpoint, beside its architecture from random initialization"
@@ -42,8 +40,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="see `mimbench list protocols` (default: %(default)s)",
     )
     _run_options(evaluate, scale="tiny")
-    _runtime_options(evaluate, on="local")
-    evaluate.add_argument("--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit")
+    for launches in (grid, evaluate):
+        _runtime_options(launches, on="local")
+        launches.add_argument(
+            "--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit"
+        )
 
     plan = command("plan", "show_plan", "runs of a grid by kind: shared, done, FLOPs, time and disk")
     _grid_options(plan)

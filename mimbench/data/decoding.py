@@ -10,18 +10,8 @@ from PIL import Image
 
 from mimbench.errors import UserError
 
-SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".ppm",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".gif",
-}  # of several frames the first
+# of several frames the first
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
 ORIENTATION = 0x0112  # of EXIF
 TURNS = {

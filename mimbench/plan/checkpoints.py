@@ -10,21 +10,24 @@ from mimbench.config.schema import EncoderConfig, Grid, Row
 from mimbench.errors import UserError
 
 
-def with_their_encoders(grid: Grid) -> tuple[Grid, list[str]]:
-    """The grid, each checkpoint's encoder completed from its tensors, and what was guessed. A wrong file is refused here."""
-    rows, notes = [], []
+def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]:
+    """The grid, each checkpoint's encoder completed from its tensors; by row where it is from; and what was guessed.
+
+    A wrong file is refused here.
+    """
+    rows, origins, notes = [], {}, []
     for row in grid.rows:
         recipe = row.recipe
         if recipe.weights is not None:
             place = f"{grid.config}: row '{row.name}': pretrain.weights"
             found = examine(recipe.weights, recipe.stated, recipe.data.size, place)
-            row = replace(row, recipe=replace(recipe, encoder=found.encoder))
+            row, origins[row.name] = replace(row, recipe=replace(recipe, encoder=found.encoder)), found.origin
             notes += [f"Row '{row.name}': {guess}" for guess in found.guesses]
         rows.append(row)
-    for _ in rows:  # what was fine-tuned may be of a row that was fine-tuned itself
+    for _ in [row for row in rows if row.recipe.finetuned]:  # what was fine-tuned may be of a row that was so itself
         encoders = {row.name: row.recipe.encoder for row in rows}
         rows = [_with_encoder_of_the_other(row, encoders) for row in rows]
-    return replace(grid, rows=tuple(rows)), notes
+    return replace(grid, rows=tuple(rows)), origins, notes
 
 
 def _with_encoder_of_the_other(row: Row, encoders: dict[str, EncoderConfig]) -> Row:
@@ -44,19 +47,12 @@ class Origin:
     license: str | None = None
 
 
-def origin_of(weights: str) -> Origin:
-    """With timm, for plans with such a row only."""
-    from mimbench.models.released import locate
-
-    path, described = locate(weights)
-    return Origin(path, weights, described.license)
-
-
 @dataclass(frozen=True)
 class Examined:
     """A checkpoint that fits."""
 
     encoder: EncoderConfig
+    origin: Origin
     loaded: dict[str, Any]  # what loading it did
     guesses: list[str]
 
@@ -76,6 +72,7 @@ def examine(weights: str, stated: dict[str, Any], size: int, place: str) -> Exam
         if size % encoder.patch:
             raise UserError(f"its patches of {encoder.patch} pixels do not divide the image size {size} (data.size).")
         loaded = load_into(make_encoder(encoder, size, 0, masked=False), checkpoint)
-        return Examined(encoder, loaded, guesses(checkpoint, encoder, described, stated))
+        origin = Origin(path, weights, described.license)
+        return Examined(encoder, origin, loaded, guesses(checkpoint, encoder, described, stated))
     except UserError as error:
         raise UserError(f"{place}: {error}") from error

@@ -12,7 +12,7 @@ from mimbench.config.schema import ONLY, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources, source
 from mimbench.errors import check_known
 from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
-from mimbench.plan.checkpoints import Origin, origin_of, with_their_encoders
+from mimbench.plan.checkpoints import Origin, with_their_encoders
 from mimbench.plan.files import with_files_by_content
 from mimbench.plan.images import available, fitting, places
 from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
@@ -52,9 +52,7 @@ class Plan:
     files: dict[str, Origin] = field(default_factory=dict)  # files that are not ours, by their sha256
     uses: dict[str, int] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by their manifest
-    available: dict[str, dict[str, int]] = field(
-        default_factory=dict
-    )  # images of each split: `labels`, and `masks` if read
+    available: dict[str, dict[str, int]] = field(default_factory=dict)  # images by split, of `labels` and `masks`
     notes: list[str] = field(default_factory=list)  # sentences for the user: on stderr, and in the report
 
     def add(self, spec: dict[str, Any]) -> str:
@@ -76,7 +74,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
     `on_gpus`: the runs will be on GPUs, even if this machine has none: `precision: auto` is bf16.
     """
-    grid, guessed = with_their_encoders(grid)
+    grid, origins, guessed = with_their_encoders(grid)
     grid, files = with_files_by_content(grid)
     precision = "bf16" if on_gpus or env.bf16_pays() else "fp32"
     sources = functools.cache(source)
@@ -88,7 +86,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
         check_row(row, measured.values(), grid, sources)
     plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=[*guessed, *notes])
     plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
-    trainings = {row.name: _training_specs(row, grid, precision, sources) for row in grid.rows}
+    trainings = {row.name: _training_specs(row, grid, precision, sources, origins) for row in grid.rows}
     evaluations = _evaluation_specs(grid, measured, sources)
     plan.places = places(grid, evaluations, sources)
     plan.available = available(grid, evaluations, sources)
@@ -99,7 +97,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
         )
         if row.recipe.weights is not None:
-            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = origin_of(row.recipe.weights)
+            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = origins[row.name]
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
@@ -143,7 +141,9 @@ def _resolved(config: Any, precision: str) -> dict[str, Any]:
     return {**spec, "precision": precision} if spec["precision"] == "auto" else spec
 
 
-def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> dict[str, dict[str, Any]]:
+def _training_specs(
+    row: Row, grid: Grid, precision: str, sources: Sources, origins: dict[str, Origin]
+) -> dict[str, dict[str, Any]]:
     """The specs of a row's training runs, without seed and parents."""
     recipe = row.recipe
     data = {**as_spec(recipe.data), **sources(recipe.data.name).facts(recipe.data)}
@@ -158,7 +158,7 @@ def _training_specs(row: Row, grid: Grid, precision: str, sources: Sources) -> d
             specs[role] = {"kind": "tokenizer", "tokenizer": term.tokenizer, "training": training,
                            "patch": recipe.encoder.patch, "data": {**data, "images": images}}  # fmt: skip
     if recipe.weights is not None:
-        weights = {"sha256": sha256_file(origin_of(recipe.weights).path)}
+        weights = {"sha256": sha256_file(origins[row.name].path)}
         specs = {"checkpoint": {"kind": "checkpoint", "weights": weights, "encoder": architecture(recipe.encoder),
                                 "size": recipe.data.size}}  # fmt: skip
     if recipe.finetuned is not None:

@@ -173,7 +173,7 @@ def test_a_recipe_at_full_size_makes_one_step_on_two_images(tmp_path, name):
     full = {"tokenizer": {"hidden": 8}} if name.startswith("beit") else {}
     made = recipe(tmp_path, name, **row, **full)
     grid = load_grid(str(tmp_path / "grid.yaml"), data="shapes")
-    spec = _training_specs(grid.rows[0], grid, "fp32", source)["pretrain"]["recipe"]
+    spec = _training_specs(grid.rows[0], grid, "fp32", source, {})["pretrain"]["recipe"]
     state = {}
     if name.startswith("beit"):
         state["tokenizer"] = make_tokenizer(spec["tokenizer"], PatchGrid.of(224, 16), 0).state_dict()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.sources.places import DATA_ROOT, folder_of, is_path
+from mimbench.data.sources.places import DATA_ROOT, folder_of
 from mimbench.data.views import Images, check_available
 from mimbench.errors import UserError
-from mimbench.store.files import fingerprint
+from mimbench.store.files import fingerprint, is_path
 
 SHOWN = 10  # names in one sentence
 HELD_OUT_EVERY = 20  # where a data set has no val split of its own, every 20th training image is held out for it

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mimbench.errors import UserError, nearest, unknown
-from mimbench.store.files import fingerprint
+from mimbench.store.files import fingerprint, is_path
 
 DATA_ROOT = "MIMBENCH_DATA"
 SPLITS_VERSION = 3  # raised when the files of a folder are split in another way
@@ -22,10 +22,6 @@ WHERE = {  # data sets with a layout of their own: what to put into the folder o
                      "val/ with one folder per class",
     "ade20k": "images/ and annotations/, each with training/ and validation/ (ADEChallengeData2016)",
 }  # fmt: skip
-
-
-def is_path(name: str) -> bool:
-    return "/" in name or name.startswith((".", "~"))
 
 
 def place_of(name: str) -> str:
