@@ -107,10 +107,8 @@ class Dispatch:
 
     def finish(self, outcome: Outcome, *, suggest_seeds: bool = False) -> int:
         """Failures on stderr; the table on stdout, and last the command to go on with."""
-        from mimbench.launch.state import failure
-
-        for name in outcome.failed:
-            print(f"failed: {name}: {failure(self.store.run(name))}", file=sys.stderr)
+        for name, why in outcome.failed.items():
+            print(f"failed: {name}: {why}", file=sys.stderr)
         if outcome.blocked:
             print(f"skipped, a parent run failed: {', '.join(outcome.blocked)}", file=sys.stderr)
         table = show_report(self.store, *self.grid)

@@ -13,19 +13,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from mimbench.errors import EXIT_FAILED, EXIT_HELD, EXIT_INTERRUPTED, ProcessDied
+from mimbench.errors import EXIT_FAILED, EXIT_HELD, EXIT_INTERRUPTED, ProcessDied, UserError
+from mimbench.launch.state import failure
 from mimbench.plan.graph import Planned, wanted
+from mimbench.store.lease import process_start
 from mimbench.store.results import RunFolder, Store
 
 POLL_SECONDS = 0.1
 HELD_SECONDS = 2.0  # before checking again a run that another process holds
+SERVER_DIED = 255  # what multiprocessing says of a process whose end its fork server can no longer report
 
 
 class Watcher(Protocol):
@@ -38,7 +41,7 @@ class Watcher(Protocol):
 
 @dataclass
 class Outcome:
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # run -> why
     blocked: list[str] = field(default_factory=list)  # their parents failed
     interrupted: bool = False
 
@@ -49,6 +52,21 @@ class _Child:
     process: ForkServerProcess
     started: float
     slot: int
+    process_start: str | None  # tells it from a later process of the same pid
+
+    def exitcode(self) -> int | None:
+        """None while it lives, also without its fork server."""
+        code = self.process.exitcode
+        return None if code == SERVER_DIED and self._lives() else code
+
+    def _lives(self) -> bool:
+        pid = self.process.pid
+        return pid is not None and self.process_start is not None and process_start(pid) == self.process_start
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process.pid is not None and self._lives():
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
 
 def process_count(wanted: int | None) -> int:
@@ -104,7 +122,7 @@ class Local:
             yield
         finally:
             for child in self.children:
-                child.process.kill()
+                child.send(signal.SIGKILL)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -117,7 +135,7 @@ class Local:
         words = "stopping after this step; press Ctrl-C again to force" if count == 1 else "stopped"
         print(f"\n{words}", file=sys.stderr, flush=True)
         for child in self.children:
-            child.process.terminate() if count == 1 else child.process.kill()
+            child.send(signal.SIGTERM if count == 1 else signal.SIGKILL)
 
     def _start_ready(self) -> None:
         for name, run in list(self.waiting.items()):
@@ -127,7 +145,8 @@ class Local:
                 del self.waiting[name]
                 self.outcome.blocked.append(name)
             elif not set(run.parents) & (self.waiting.keys() | {child.run.name for child in self.children}):
-                self._start(run)
+                with self._failing_alone(run):
+                    self._start(run)
 
     def _start(self, run: Planned) -> None:
         if time.monotonic() < self._not_before.get(run.name, 0):
@@ -142,22 +161,36 @@ class Local:
         slot = next(i for i in range(self.processes) if all(c.slot != i for c in self.children))
         process = self.context.Process(target=_child, args=(str(self.store.root), run.name, slot, self.settings))
         process.start()
-        self.children.append(_Child(run, process, time.monotonic(), slot))
+        begun = process_start(process.pid) if process.pid is not None else None
+        self.children.append(_Child(run, process, time.monotonic(), slot, begun))
         self.watcher.started(run)
 
     def _collect_ended(self) -> bool:
-        ended = [child for child in self.children if child.process.exitcode is not None]
+        ended = [child for child in self.children if child.exitcode() is not None]
         for child in ended:
             self.children.remove(child)
-            self._record_end(child)
+            with self._failing_alone(child.run):
+                self._record_end(child)
         return bool(ended)
 
+    @contextmanager
+    def _failing_alone(self, run: Planned) -> Iterator[None]:
+        """A folder that cannot be read or written fails its own run; the others go on."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self.waiting.pop(run.name, None)
+            self.outcome.failed[run.name] = (
+                f"{self.store.run(run.name).path}: {getattr(error, 'strerror', None) or error}"
+            )
+            self.watcher.ended(run, "failed", 0)
+
     def _record_end(self, child: _Child) -> None:
-        run, seconds, code = child.run, time.monotonic() - child.started, child.process.exitcode
+        run, seconds, code = child.run, time.monotonic() - child.started, child.exitcode()
         folder = self.store.run(run.name)
         if folder.settled():
             self.watcher.ended(run, "done", seconds)
-        elif code == EXIT_HELD:
+        elif code == EXIT_HELD or (code == SERVER_DIED and folder.is_held()):
             self.waiting = {run.name: run, **self.waiting}
             self._not_before[run.name] = time.monotonic() + HELD_SECONDS
         elif code == EXIT_INTERRUPTED or (self.interrupts and code != EXIT_FAILED):
@@ -166,7 +199,7 @@ class Local:
         else:
             if folder.state() != "failed":
                 record_death(folder, code)
-            self.outcome.failed.append(run.name)
+            self.outcome.failed[run.name] = failure(folder)
             self.watcher.ended(run, "failed", seconds)
 
 
@@ -190,4 +223,6 @@ def record_death(folder: RunFolder, code: int | None) -> None:
     """A process that was killed or crashed could not record its error."""
     attempt = folder.last_attempt().get("stamp") or folder.begin_attempt({"host": socket.gethostname()})
     how = f"signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"exit code {code}"
+    if code == SERVER_DIED:
+        how = "the fork server that could have said how"
     folder.fail(attempt, ProcessDied(f"the process ended with {how} and no result; see {folder.work / 'log.txt'}"))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import multiprocessing
+import os
+import threading
+import time
 import traceback
 import warnings
 from dataclasses import replace
@@ -33,14 +37,22 @@ env.facts()  # cached now: the commit of the imported code, not of what is check
 registry.load_plugins()
 
 
+LAST_SECONDS = 20.0  # that a run has to reach the end of its step when its launcher is gone
+
+
 def main(root: str, name: str, slot: int, settings: dict[str, Any]) -> int:
     """Execute the run and return the exit code. All output goes to the run's log."""
     stop = Stop()
     stop.listen()
+    threading.Thread(target=_end_without_launcher, args=(stop,), daemon=True).start()
     store = Store(root)
     work = store.run(name).work
-    log_to(work / "log.txt")
-    runtime = local_runtime(stop=stop, progress=Progress(work), **settings)
+    try:
+        log_to(work / "log.txt")
+        progress = Progress(work)
+    except OSError:  # the launcher will not be able to write there either, and says so
+        return EXIT_FAILED
+    runtime = local_runtime(stop=stop, progress=progress, **settings)
     if runtime.device.type == "cuda":
         runtime = replace(runtime, device=torch.device("cuda", slot))
     try:
@@ -50,3 +62,14 @@ def main(root: str, name: str, slot: int, settings: dict[str, Any]) -> int:
     except BaseException:
         traceback.print_exc()
         return EXIT_FAILED
+
+
+def _end_without_launcher(stop: Stop) -> None:
+    """Nobody would see this process end, or tell it to: it saves and stops."""
+    launcher = multiprocessing.parent_process()
+    if launcher is None:
+        return
+    launcher.join()
+    stop.request()
+    time.sleep(LAST_SECONDS)
+    os._exit(EXIT_INTERRUPTED)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, Nested, Row, as_spec
-from mimbench.plan.graph import Plan
+from mimbench.plan.graph import Plan, Planned
 from mimbench.plan.pairing import edges
-from mimbench.store.files import map_threads
+from mimbench.store.files import map_threads, remove_leftovers
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import Store
 
@@ -18,13 +19,20 @@ from mimbench.store.results import Store
 def prepare(plan: Plan, store: Store) -> None:
     """Write the specs and the record. A folder that holds another spec under its name stops everything here."""
     store.check_writable()
+    remove_leftovers(store.root / "grids")
     for sha256, origin in plan.files.items():
         store.import_file(sha256, origin.path, {"name": origin.name, "license": origin.license})
-    map_threads(lambda run: store.run(run.name).create(run.spec), plan.runs.values())
+    map_threads(lambda run: _create(run, store), plan.runs.values())
     for folder in map(store.run, plan.runs):
         if folder.done():
             folder.result()  # a damaged one raises now, not in the report
     write_grid_record(plan, store)
+
+
+def _create(run: Planned, store: Store) -> None:
+    """A folder that nobody can write to fails its own run, when it is its turn."""
+    with contextlib.suppress(PermissionError, NotADirectoryError, FileExistsError):
+        store.run(run.name).create(run.spec)
 
 
 def write_grid_record(plan: Plan, store: Store) -> None:

@@ -137,6 +137,10 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
 
 def _read_run(folder: RunFolder) -> RunRecord:
     """An unreadable file is named; it takes a number away only if it is the result."""
+    try:
+        state = folder.state()
+    except UserError as error:
+        return RunRecord(folder.path, "unreadable", None, None, None, {}, str(error))
     problems: list[str] = []
 
     def read(path: Path, reader: Callable[[Path], dict[str, Any]] = read_record) -> dict[str, Any] | None:
@@ -146,7 +150,6 @@ def _read_run(folder: RunFolder) -> RunRecord:
             problems.append(str(error))
             return None
 
-    state = folder.state()
     spec = read(folder.path / "spec.json", lambda _: folder.spec())  # its digest is the folder's name
     cost = read(folder.path / "cost.json")
     found = {path.name: read(path) for path in sorted((folder.path / "attempts").glob("*.json"))}

@@ -15,7 +15,7 @@ from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.kinds import KINDS
 from mimbench.run.evaluation import evaluate
 from mimbench.runtime import Runtime
-from mimbench.store.files import read_json, write_json
+from mimbench.store.files import read_json, remove_leftovers, write_json
 from mimbench.store.lease import IsDead, Lease, unknown_to_be_dead
 from mimbench.store.results import WEIGHTS, RunFolder, Store
 from mimbench.store.weights import load_weights
@@ -51,6 +51,7 @@ def _attempt(store: Store, folder: RunFolder, runtime: Runtime, lease: Lease | N
     note_elapsed = lambda: _note_elapsed(folder, before + time.monotonic() - started)
     attempt = ""
     if lease is not None:
+        remove_leftovers(folder.path)
         lease.on_heartbeat = note_elapsed  # so that the cost of an attempt that is killed counts too
         _discard_stale_work(store, folder, spec)
         attempt = folder.begin_attempt(

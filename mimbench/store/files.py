@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,6 +84,17 @@ def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bo
         temporary.unlink(missing_ok=True)
 
 
+LEFT_AFTER_SECONDS = 3600  # a temporary file of this age has lost its writer
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Temporary files of writers that were killed, in the folder and below it."""
+    for path in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_AFTER_SECONDS:
+                path.unlink()
+
+
 def write_json(path: Path, value: Any, *, once: bool = False) -> bool:
     return write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", once=once)
 
@@ -123,8 +135,11 @@ def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     return target
 
 
-def stamp() -> str:
-    """A file name that sorts by time and is unique over hosts and processes."""
+def stamp(after: str = "") -> str:
+    """A file name that sorts by time, and behind `after` even if the clock was set back; unique over hosts and processes."""
     now = time.time_ns()
     clock = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
-    return f"{clock}.{now % 10**9:09d}-{socket.gethostname()}-{os.getpid()}"
+    when = f"{clock}.{now % 10**9:09d}"
+    if when <= (last := after.partition("-")[0]):
+        when = f"{last}1"
+    return f"{when}-{socket.gethostname()}-{os.getpid()}"

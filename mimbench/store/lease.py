@@ -7,6 +7,7 @@ over by creating `claim-(N+1)`, which only one process can: no rename race.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -82,7 +83,7 @@ def acquire(
         return None
     path = folder / f"claim-{_number(claims[-1]) + 1 if claims else 0}"
     pid, token = os.getpid(), secrets.token_hex(8)
-    owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": _process_start(pid),
+    owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": process_start(pid),
              "job": slurm_job(), "token": token}  # fmt: skip
     if not write_json(path, owner, once=True):
         return None
@@ -135,11 +136,15 @@ def _alive(path: Path, is_dead: IsDead) -> bool:
         age = time.time() - path.stat().st_mtime
         with contextlib.suppress(PermissionError):
             owner = _owner(path)
-    except FileNotFoundError:
-        return False
-    if owner.get("machine") == _machine():
-        return _process_start(owner["pid"]) == owner["start"]
-    return age < DEAD_AFTER_SECONDS and not is_dead(owner)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # a link to itself is no claim of ours
+            return False
+        raise
+    pid, start = owner.get("pid"), owner.get("start")
+    if owner.get("machine") == _machine() and isinstance(pid, int) and isinstance(start, str):
+        return process_start(pid) == start
+    # a heartbeat from the future was made before the clock was set back: a live owner would have made another since
+    return abs(age) < DEAD_AFTER_SECONDS and not is_dead(owner)
 
 
 @functools.cache
@@ -153,7 +158,7 @@ def _machine() -> str:
     return f"{socket.gethostname()}:{boot}:{namespace}"
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """The start time of a live process, so that a reused pid is not mistaken for its predecessor."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -79,11 +79,11 @@ class RunFolder:
     # how far it is
 
     def done(self) -> bool:
-        return (self.path / "result.json").exists()
+        return _there(self.path / "result.json")
 
     def has_weights(self) -> bool:
         """Whether the weights that its children need, if it is a kind that leaves any, are still there."""
-        return not KINDS[self.kind].leaves_weights or (self.work / WEIGHTS).exists()
+        return not KINDS[self.kind].leaves_weights or _there(self.work / WEIGHTS)
 
     def settled(self) -> bool:
         """Done, with the weights that its children need."""
@@ -100,6 +100,8 @@ class RunFolder:
         """done, running, failed, stopped (attempted, not finished, held by no live process) or planned."""
         if self.done():
             return "done"
+        with contextlib.suppress(FileNotFoundError):
+            check_readable(self.path)
         if self.is_held():
             return "running"
         if self.failed():
@@ -158,7 +160,8 @@ class RunFolder:
     # what it leaves
 
     def begin_attempt(self, facts: dict[str, Any]) -> str:
-        name = stamp()
+        self.path.stat()  # unmounted or moved away: do not leave a stray copy
+        name = stamp(after=max(self._names("attempts"), default="").removesuffix(".json"))
         write_record(self.path / "attempts" / f"{name}.json", facts)
         return name
 
@@ -172,8 +175,26 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any], cost: dict[str, Any]) -> None:
         """The cost first: with the result the run is done, and no process returns to it."""
+        self.path.stat()
         write_record(self.path / "cost.json", cost)
         write_record(self.path / "result.json", result, once=True)
+
+
+def _there(path: Path) -> bool:
+    """In a folder that cannot be read there is nothing; `state` says why."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def check_readable(folder: Path) -> None:
+    try:
+        os.listdir(folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}).") from error
 
 
 def read_progress(work: Path) -> dict[str, Any] | None:
@@ -204,7 +225,7 @@ class Store:
         """Every run folder; folders whose name is not a run's are ignored."""
         if self.runs.is_dir():
             for entry in sorted(os.scandir(self.runs), key=lambda e: e.name):
-                if RUN_NAME.match(entry.name) and entry.is_dir():
+                if RUN_NAME.match(entry.name) and Path(entry.path).is_dir():
                     yield RunFolder(Path(entry.path))
 
     def check_writable(self) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mimbench.errors import UserError
 from mimbench.store import lease as leases
-from mimbench.store.files import canonical, fingerprint, read_json, write_atomically, write_json
+from mimbench.store.files import canonical, fingerprint, read_json, remove_leftovers, write_atomically, write_json
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import RunFolder, Store, run_name
 from mimbench.store.weights import load_weights, save_weights
@@ -267,6 +267,74 @@ def test_a_lease_whose_job_has_ended_is_taken_over_at_once(tmp_path):
     assert lease is not None
     assert lease.path.name == "claim-1"
     lease.release()
+
+
+@pytest.mark.parametrize(
+    "owner", [{"pid": "1"}, {"pid": "../../self"}, {"pid": 2**70}, {"pid": None}, {"start": 3}, {}]
+)
+def test_an_owner_whose_process_is_oddly_named_is_judged_by_its_heartbeat(tmp_path, owner):
+    folder = made(tmp_path)
+    lease = folder.acquire()
+    claim = {**json.loads(lease.path.read_text()), **owner}
+    lease.release()
+    for key in [key for key in ("pid", "start") if not owner]:
+        del claim[key]
+    path = folder.path / "claim-0"
+    write_json(path, claim)
+    recent = isinstance(owner.get("pid"), int)  # a number says which process, however large
+    assert folder.is_held() != recent
+    os.utime(path, (1, 1))
+    assert not folder.is_held()
+
+
+def test_a_claim_that_is_a_link_to_itself_holds_nothing(tmp_path):
+    folder = made(tmp_path)
+    (folder.path / "claim-0").symlink_to(folder.path / "claim-0")
+    lease = folder.acquire()
+    assert lease is not None
+    lease.release()
+
+
+def test_a_heartbeat_from_before_the_clock_was_set_back_holds_nothing(tmp_path):
+    folder = made(tmp_path)
+    path = folder.path / "claim-0"
+    write_json(path, {"machine": "another", "host": "n7", "pid": 1, "start": "0"})
+    assert folder.is_held()
+    later = time.time() + 3 * 3600
+    os.utime(path, (later, later))
+    assert not folder.is_held()
+
+
+def test_an_attempt_after_the_clock_was_set_back_is_still_the_last_one(tmp_path, monkeypatch):
+    folder = made(tmp_path)
+    folder.begin_attempt({"number": 1})
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
+    for number in (2, 3):
+        folder.fail(folder.begin_attempt({"number": number}), ValueError("the cause"))
+    assert folder.failed()
+    assert [attempt["number"] for attempt in folder.attempts()] == [1, 2, 3]
+
+
+def test_a_folder_that_was_moved_away_is_not_made_again(tmp_path):
+    folder = made(tmp_path)
+    folder.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        folder.begin_attempt({})
+    with pytest.raises(FileNotFoundError):
+        folder.finish({}, {})
+    assert not folder.path.exists()
+
+
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
+    old, new = tmp_path / "runs" / ".result.json.host.1.2.tmp", tmp_path / ".spec.json.host.1.2.tmp"
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (1, 1))
+    remove_leftovers(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 def _write_forever(path):
