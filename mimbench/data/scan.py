@@ -5,8 +5,6 @@ It costs one decoding of every file (at an eighth of the size where JPEG allows 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import sys
@@ -15,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mimbench.data.decoding import Picture, Unreadable
-from mimbench.store.files import read_json, write_json
+from mimbench.errors import UserError
+from mimbench.store.files import one_at_a_time
+from mimbench.store.records import read_record, write_record
 
 CHUNK, MANY = 4096, 10_000
 Check = Callable[[Path], str | None]  # why a file cannot be used
@@ -31,12 +31,20 @@ def faults(
 ) -> dict[str, str]:
     """Name below `root` -> what `check` says of it. Remembered while sizes and times stay; `again`: checked anew."""
     target = cache / "scans" / f"{_state(root, files)}-{what}.json"
-    with _one_at_a_time(target):
-        if again or not target.is_file():
+    with one_at_a_time(target):  # instead of all decoding the same
+        if again or (known := _remembered(target)) is None:
             if len(files) > MANY:
                 print(f"{root}: reading {len(files)} files, once, to find damaged ones", file=sys.stderr)
-            write_json(target, {str(path.relative_to(root)): why for path, why in _found(files, check)})
-        return {str(name): str(why) for name, why in read_json(target).items()}
+            known = {str(path.relative_to(root)): why for path, why in _found(files, check)}
+            write_record(target, {"files": known})
+        return known
+
+
+def _remembered(target: Path) -> dict[str, str] | None:
+    try:
+        return dict(read_record(target)["files"]) if target.is_file() else None
+    except (UserError, KeyError):  # damaged, or of another version
+        return None
 
 
 def _state(root: Path, files: Sequence[Path]) -> str:
@@ -60,13 +68,3 @@ def _failure(path: Path) -> str | None:
     except Unreadable as error:
         return str(error).removeprefix(f"{path}: ")
     return None
-
-
-@contextlib.contextmanager
-def _one_at_a_time(target: Path) -> Iterator[None]:
-    """Processes of one machine wait for the first, instead of all decoding the same."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks: they all decode, and the first wins
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

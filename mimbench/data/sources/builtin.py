@@ -14,7 +14,7 @@ from mimbench.data.sources import shapes
 from mimbench.data.sources.ade20k import FOLDERS
 from mimbench.data.sources.base import Source
 from mimbench.data.views import Images
-from mimbench.store.files import make_folder_once
+from mimbench.store.cached import cached_folder
 
 COUNTS = {"train": 20_000, "labeled": 2_000, "val": 1_000, "test": 4_000}
 
@@ -32,9 +32,8 @@ class BuiltIn(Source):
         return len(shapes.CLASSES)
 
     def load(self, config: DataConfig, split: str, cache: Path) -> Images:
-        folder = self._rendered(config.size, cache)
-        images = np.load(folder / f"{split}-images.npy", mmap_mode="r")
-        return Images(images, np.load(folder / f"{split}-labels.npy"), len(shapes.CLASSES), config)
+        images, labels = self._rendered(config.size, cache, f"{split}-images.npy", f"{split}-labels.npy")
+        return Images(np.load(images, mmap_mode="r"), np.load(labels), len(shapes.CLASSES), config)
 
     def has_masks(self) -> bool:
         return True
@@ -60,16 +59,18 @@ class BuiltIn(Source):
             (root / "classes.json").write_text(json.dumps(["ground", *shapes.CLASSES]))
 
         sizes = "-".join(str(counts[split] or "all") for split in FOLDERS)
-        return make_folder_once(cache / f"{self.name}-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
+        return cached_folder(cache / f"{self.name}-ade-v{shapes.VERSION}-{config.size}-{sizes}", fill)
 
     def masks(self, config: DataConfig, split: str, cache: Path) -> np.ndarray:
         """(n, S, S), 0 = ground, 1.. = the classes."""
-        return np.load(self._rendered(config.size, cache) / f"{split}-masks.npy", mmap_mode="r")
+        (masks,) = self._rendered(config.size, cache, f"{split}-masks.npy")
+        return np.load(masks, mmap_mode="r")
 
-    def _rendered(self, size: int, cache: Path) -> Path:
+    def _rendered(self, size: int, cache: Path, *names: str) -> list[Path]:
         def fill(folder: Path) -> None:
             for split, count in COUNTS.items():
                 for name, array in shapes.render(count, split, size, self.name)._asdict().items():
                     np.save(folder / f"{split}-{name}.npy", array)
 
-        return make_folder_once(cache / f"{self.name}-{shapes.VERSION}-{size}", fill)
+        folder = cached_folder(cache / f"{self.name}-{shapes.VERSION}-{size}", fill, names)
+        return [folder / name for name in names]
