@@ -81,6 +81,8 @@ def write_atomically(path: Path, data: bytes | str, *, once: bool = False) -> bo
         return True
     except FileExistsError:
         return False
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -176,11 +176,15 @@ up() {
     --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged.log" --seed-file="$dir/run/munged.seed" \
     2>>"$dir/log/munged.err" || fail munged
   [ "$accounting" = 1 ] && start_accounting
-  pid_of slurmctld slurmctld >/dev/null || as_host controller slurmctld -f "$SLURM_CONF" >>"$dir/log/slurmctld.err" 2>&1 || fail slurmctld
-  until_true 30 slurmctld bash -c "scontrol ping | grep -q 'is UP'"
+  controller
   for i in $(seq "$nodes"); do node "n$i"; done
   until_true 45 "all nodes" bash -c "[ \$(sinfo -h -N -p main -o %T | grep -cxE 'idle|mixed|allocated') = $nodes ]"
   echo "export SLURM_CONF=$SLURM_CONF"
+}
+
+controller() { # start it, also after it died
+  pid_of slurmctld slurmctld >/dev/null || as_host controller slurmctld -f "$SLURM_CONF" >>"$dir/log/slurmctld.err" 2>&1 || fail slurmctld
+  until_true 30 slurmctld bash -c "scontrol ping | grep -q 'is UP'"
 }
 
 node() { # start one node, also after it died
@@ -219,5 +223,6 @@ case ${1:-} in
   up) up ;;
   down) down ;;
   node) node "$2" ;;
+  controller) controller ;;
   *) sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//' >&2; exit 2 ;;
 esac

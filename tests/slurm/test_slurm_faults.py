@@ -7,13 +7,16 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import mimbench
+from commands import mimbench, mimbench_process
 from slurm_lab import (
+    GRID,
     SCRIPT,
+    WAITING,
     bring_up,
     lasting,
     new_results,
@@ -23,6 +26,7 @@ from slurm_lab import (
     settle,
     slurm,
     states,
+    tables,
     take_down,
     until,
     waiting_run,
@@ -127,7 +131,7 @@ def test_a_run_survives_the_death_of_its_node(cluster, results, tmp_path):
         assert len(folder.attempts()) >= 2
         assert {a["host"] for a in folder.attempts()} > {node}
     finally:
-        subprocess.run([SCRIPT, "node", node], env=cluster, check=True, capture_output=True, timeout=60)
+        cluster_script(cluster, "node", node)
 
 
 def _power_off(cluster, node):
@@ -191,6 +195,70 @@ def test_a_job_ends_with_a_reason_if_its_results_become_read_only(cluster, resul
         _read_only(cluster, results, False)
     assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
     assert set(settle(results).values()) == {"done"}
+
+
+def _full(cluster, folder, yes):
+    """Mount a disk of 64 kB over the folder on each node, or remove it."""
+    for number in (1, 2, 3):
+        pid = Path(cluster["CLUSTER_DIR"], "run", f"n{number}.pid").read_text().strip()
+        there = ("nsenter", "--mount", "--target", pid)
+        mount = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs") if yes else ("umount", "--lazy")
+        assert slurm(*there, *mount, str(folder)).returncode == 0
+
+
+def test_a_full_disk_on_the_node_fails_the_run_with_the_file_and_it_can_go_on_later(cluster, results, tmp_path):
+    folder = waiting_run(results, tmp_path, 20)
+    until(lambda: (folder.work / "checkpoint.pt").exists())
+    _full(cluster, folder.work, True)
+    try:
+        assert settle(results, 150)[folder.name] == "failed"
+        status = mimbench("status", "--results", results).stdout
+        assert "No space left on device" in status
+        assert str(folder.work / "checkpoint.pt") in status
+    finally:
+        _full(cluster, folder.work, False)
+    assert mimbench("retry", "--results", results, "--on", write_profile(tmp_path)).returncode == 0
+    assert set(settle(results).values()) == {"done"}
+
+
+def test_whatever_befalls_the_cluster_the_table_is_that_of_one_machine(cluster, results, tmp_path, rendered):
+    """Two submissions at once; the controller dies; all jobs are cancelled and submitted again; a node is drained and the
+    daemon of another dies."""
+    clean = new_results(tmp_path / "clean", rendered)
+    assert run_grid(clean, "local:2", *WAITING).returncode == 0
+    words = ("run", "grid", GRID, "--results", results, "--on", write_profile(tmp_path, **lasting(30)), *WAITING)
+    trained = lambda: {f.name for f in Store(results).all_runs() if (f.work / "checkpoint.pt").exists()}
+    running = lambda: {f.owner()["host"] for f in Store(results).all_runs() if f.is_held()}
+    for process in [mimbench_process(*words) for _ in range(2)]:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    until(trained)
+    os.kill(int(Path(cluster["CLUSTER_DIR"], "run", "slurmctld.pid").read_text()), signal.SIGKILL)
+    time.sleep(35)
+    assert mimbench("status", "--results", results).returncode == 0  # says that the queue does not answer
+    cluster_script(cluster, "controller")
+    until(lambda: slurm("squeue").returncode == 0, 60)
+
+    assert slurm("scancel", "--user=root").returncode == 0
+    until(lambda: not slurm("squeue", "-h").stdout.strip(), 120)
+    assert "failed" not in states(results).values()
+    assert mimbench(*words).returncode == 0
+    until(lambda: running() or set(states(results).values()) == {"done"}, 120)
+    drained, dead, *_ = [*running(), "n1", "n2"]
+    dead = next(node for node in ("n1", "n2", "n3") if node != drained) if dead == drained else dead
+    assert slurm("scontrol", "update", f"NodeName={drained}", "State=DRAIN", "Reason=test").returncode == 0
+    os.kill(int(Path(cluster["CLUSTER_DIR"], "run", f"{dead}.pid").read_text()), signal.SIGKILL)
+    try:
+        time.sleep(15)  # longer than the controller waits for a node
+        cluster_script(cluster, "node", dead)
+    finally:
+        assert slurm("scontrol", "update", f"NodeName={drained}", "State=RESUME").returncode == 0
+    assert set(settle(results).values()) == {"done"}, mimbench("status", "--results", results).stdout
+    assert tables(results) == tables(clean)
+
+
+def cluster_script(cluster, *words):
+    subprocess.run([SCRIPT, *words], env=cluster, check=True, capture_output=True, timeout=60)
 
 
 def test_an_error_of_sbatch_is_shown_and_children_are_not_submitted(cluster, results, tmp_path):
