@@ -155,13 +155,21 @@ class Tokenizer(nn.Module):
 
 
 class TrainedTokenizer(Tokenizer):
-    """A tokenizer that is trained in a run of its own before the pre-training."""
+    """A tokenizer that is trained in a run of its own before the pre-training.
+
+    With `needs_teacher`, it learns from a frozen encoder, which `tokenizer_training: {teacher: ...}` names. What only the
+    training needs is created in `learn_from`, and does not leave the run.
+    """
 
     trained: ClassVar[bool] = True
+    needs_teacher: bool = False
 
     def build(self, grid: PatchGrid) -> None:
         """Create the layers, once the patches are known. Called once, before training or loading."""
         raise NotImplementedError
+
+    def learn_from(self, teacher: Encoder) -> None:
+        """The teacher, in eval mode, whose parameters get no gradient. Called once, after `build`, before the training."""
 
     def training_loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss at `progress` in [0, 1], and values to log (detached, still on the device)."""
@@ -170,6 +178,9 @@ class TrainedTokenizer(Tokenizer):
     def quality(self, batch: Batch, grid: PatchGrid) -> dict[str, Any]:
         """Metrics on held-out images, among them `usable` (bool) and `why` (a sentence)."""
         raise NotImplementedError
+
+    def after_step(self, world: int) -> None:
+        """Once per optimizer step of the training: statistics of all micro-batches and ranks, such as codes."""
 
 
 class TeacherTokenizer(Tokenizer):

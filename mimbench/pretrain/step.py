@@ -186,11 +186,11 @@ def make_pretraining(
     size = recipe["data"]["size"]
     encoder = make_encoder(from_spec(EncoderConfig, recipe["encoder"]), size, seed)
     if "start" in state:
-        _load(encoder, state["start"])
+        load_encoder(encoder, state["start"])
     teacher = None
     if other is not None:
         teacher = make_encoder(other, size, seed, drop_path=0.0, masked=False)
-        _load(teacher, state["teacher"])
+        load_encoder(teacher, state["teacher"])
     tokenizers = {}
     for name, term in specs_of(recipe).items():
         tokenizer = make_tokenizer(term["tokenizer"], encoder.grid, seed)
@@ -203,7 +203,7 @@ def make_pretraining(
     return objective
 
 
-def _load(encoder: Encoder, state: dict[str, Tensor]) -> None:
+def load_encoder(encoder: Encoder, state: dict[str, Tensor]) -> None:
     """Another run's encoder. A mask token is kept where both have one."""
     own = encoder.state_dict()
     fresh = {key: own[key] for key in own if key == "mask_token" and key not in state}
