@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.models.blocks import ConvBlock, patchify
+from mimbench.models.codes import use_of
 from mimbench.parts import Batch, PatchGrid, TrainedTokenizer
 from mimbench.registry import TOKENIZERS
 
 SPREAD = 0.25  # natural images in [0, 1] deviate by about this much; inputs and reconstructions are in this unit
 MAX_STEM = 4  # largest stride of the first layer, in pixels
 CODE_SCALE = 0.3  # of the initial code vectors; reconstructs better than 1 after a short training
-MIN_PERPLEXITY = 0.25  # of the vocabulary (or of the patches seen, where they are fewer): below, it has collapsed
 
 
 @TOKENIZERS.register_module("dvae")
@@ -135,20 +135,12 @@ class DiscreteVAE(TrainedTokenizer):
         error = F.mse_loss(self._reconstruct(self.codebook[codes]), images).item() * SPREAD**2
         patches = patchify(batch["raw"], grid.rows, grid.columns).unflatten(-1, (-1, grid.channels))
         mean_error = patches.var(dim=-2, correction=0).mean().item()
-        counts = codes.flatten().bincount(minlength=self.vocabulary)
-        shares = counts.double() / counts.sum()
-        perplexity = (-torch.special.xlogy(shares, shares).sum()).exp().item()
-        needed = MIN_PERPLEXITY * min(self.vocabulary, codes.numel())
-        faults = []
+        use, faults = use_of(codes, self.vocabulary)
         if not error < mean_error:
-            faults.append(
-                f"its codes reconstruct no better ({error:.5f}) than the mean of each patch ({mean_error:.5f})"
-            )
-        if not perplexity > needed:
-            faults.append(f"its codebook collapsed: perplexity {perplexity:.1f} is not above {needed:.1f}")
+            worse = f"its codes reconstruct no better ({error:.5f}) than the mean of each patch ({mean_error:.5f})"
+            faults.insert(0, worse)
         return {
-            "perplexity": perplexity,
-            "codes_used": (counts > 0).double().mean().item(),
+            **use,
             "reconstruction_mse": error,
             "patch_mean_mse": mean_error,
             "usable": not faults,
