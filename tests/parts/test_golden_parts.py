@@ -36,6 +36,7 @@ CASES = {
         {"type": "mse"},
         {"type": "l1"},
         {"type": "smooth_l1"},
+        {"type": "cosine"},
         {"type": "soft_cross_entropy"},
         {"type": "nt_xent", "temperature": 0.5},
     ],
