@@ -44,6 +44,7 @@ CASES = {
         {"type": "pixels"},
         {"type": "pixels", "normalize": True},
         {"type": "dvae", "vocabulary": 16, "hidden": 8},
+        {"type": "dvae", "vocabulary": 16, "hidden": 8, "perceptual": 0.5},
         {"type": "vqkd", "vocabulary": 6, "code_dim": 3, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1},
         {"type": "hog"},
         {"type": "labels", "classes": 10},

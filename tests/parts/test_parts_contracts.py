@@ -38,6 +38,7 @@ VARIANTS = [
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
     ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),
+    ("tokenizer", {"type": "dvae", "vocabulary": 16, "hidden": 8, "perceptual": 1.0}),
     ("decoder", {"type": "linear", "norm": True}),
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
