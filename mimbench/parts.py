@@ -163,6 +163,7 @@ class TrainedTokenizer(Tokenizer):
 
     trained: ClassVar[bool] = True
     needs_teacher: bool = False
+    at_once: ClassVar[bool] = False  # True: `find` gives all that it learns, without steps and gradients
 
     def build(self, grid: PatchGrid) -> None:
         """Create the layers, once the patches are known. Called once, before training or loading."""
@@ -170,6 +171,9 @@ class TrainedTokenizer(Tokenizer):
 
     def learn_from(self, teacher: Encoder) -> None:
         """The teacher, in eval mode, whose parameters get no gradient. Called once, after `build`, before the training."""
+
+    def find(self, raw: Tensor) -> None:
+        """With `at_once`: learn from some images of the training, (B, 3, H, W) in [0, 1], in place of steps."""
 
     def training_loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss at `progress` in [0, 1], and values to log (detached, still on the device)."""

@@ -99,6 +99,8 @@ def _training_flops(tokenizer: str, side: int, patch: int, teacher: str | None) 
         nonlocal total
         total += 2 * found.numel() * layer.weight[0].numel()
 
+    if made.at_once:
+        return 0.0  # little, and not per step
     made.build(grid)
     if teacher is not None:
         made.learn_from(taught := _StandIn(json.loads(teacher), grid))

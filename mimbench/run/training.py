@@ -26,6 +26,7 @@ from mimbench.store.results import RunFolder, Store
 from mimbench.store.weights import load_weights
 
 HELD_OUT = 1000  # images on which a tokenizer's quality is measured, at most
+AT_ONCE = 1000  # images from which a tokenizer that takes no steps learns, at most
 
 
 def train_tokenizer(
@@ -39,10 +40,16 @@ def train_tokenizer(
         parents["teacher"] = _learn(tokenizer, store, spec, data.size, runtime)
     found = opened(data.name)
     images = found.load(data, "train", store.cache).head(data.images)
-    objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
-    seed = derive(spec["seed"], "tokenizer training")
-    stream = training_stream(Keyed(images, seed), len(images), training, seed, runtime)
-    fit(objective, stream, training, folder.work, seed, runtime, curve=folder.path / "curve.csv")
+    seen = training.steps * training.batch
+    if tokenizer.at_once:
+        seen = min(AT_ONCE, len(images))
+        folder.work.mkdir(exist_ok=True)
+        tokenizer.to(runtime.device).find(images.plain(range(seen)).to(runtime.device))
+    else:
+        objective = TokenizerFit(tokenizer, training.steps, training.crop, spec["seed"])
+        seed = derive(spec["seed"], "tokenizer training")
+        stream = training_stream(Keyed(images, seed), len(images), training, seed, runtime)
+        fit(objective, stream, training, folder.work, seed, runtime, curve=folder.path / "curve.csv")
     tokenizer.eval()
     held_out = found.load(data, "val", store.cache)
     raw = held_out.plain(range(min(HELD_OUT, len(held_out)))).to(runtime.device)
@@ -58,7 +65,7 @@ def train_tokenizer(
         ],
         **({"parents": parents} if parents else {}),
         "weights_sha256": keep_weights(folder, state) if runtime.rank == 0 else "",
-    }, training.steps * training.batch
+    }, seen
 
 
 def _learn(tokenizer: Any, store: Store, spec: dict[str, Any], size: int, runtime: Runtime) -> dict[str, Any]:

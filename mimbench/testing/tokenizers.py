@@ -140,6 +140,17 @@ def _check_repeatable(name: str, targets: Tensor, again: Tensor, part: Tensor | 
 
 
 def _check_training(name: str, tokenizer: TrainedTokenizer, views: dict[str, Tensor], grid: PatchGrid) -> None:
+    if tokenizer.at_once:
+        tokenizer.find(views["raw"])
+    else:
+        _check_steps(name, tokenizer, views)
+    tokenizer.eval()
+    quality = tokenizer.quality(views, grid)
+    require(isinstance(quality.get("usable"), bool), f"{name}: quality() must return usable: True or False.")
+    require(isinstance(quality.get("why"), str), f"{name}: quality() must return why, a sentence.")
+
+
+def _check_steps(name: str, tokenizer: TrainedTokenizer, views: dict[str, Tensor]) -> None:
     tokenizer.train()
     losses = []
     for progress in (0.0, 1.0, 1.0):
@@ -158,7 +169,3 @@ def _check_training(name: str, tokenizer: TrainedTokenizer, views: dict[str, Ten
     tokenizer.after_step(1)
     same = all(torch.equal(*pair) for pair in zip(before, tokenizer.parameters(), strict=True))
     require(same, f"{name}: after_step may move buffers; parameters are the optimizer's.")
-    tokenizer.eval()
-    quality = tokenizer.quality(views, grid)
-    require(isinstance(quality.get("usable"), bool), f"{name}: quality() must return usable: True or False.")
-    require(isinstance(quality.get("why"), str), f"{name}: quality() must return why, a sentence.")

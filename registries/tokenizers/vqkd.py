@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimbench.models.blocks import transformer_block
+from mimbench.models.blocks import PlainBlock
 from mimbench.models.codes import use_of
 from mimbench.models.kmeans import assigned, kmeans
 from mimbench.models.positions import sincos
@@ -84,7 +84,7 @@ class VQKD(TrainedTokenizer):
 
     def _blocks(self, depth: int) -> nn.Sequential:
         return nn.Sequential(
-            *(transformer_block(self.dim, self.heads) for _ in range(depth)), nn.LayerNorm(self.dim, eps=1e-6)
+            *(PlainBlock(self.dim, self.heads) for _ in range(depth)), nn.LayerNorm(self.dim, eps=1e-6)
         )
 
     @torch.no_grad()

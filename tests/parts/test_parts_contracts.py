@@ -20,6 +20,7 @@ PARTS = [
 ]
 SMALL = {  # for speed, and to fit the small sizes of the checks
     "dvae": {"vocabulary": 32, "hidden": 8},
+    "palette": {"colors": 8},
     "vqkd": {"vocabulary": 16, "code_dim": 4, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1},
     "dalle": {"weights": ""},  # written by the fixture
     "clusters": {"clusters": 16},

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from vector_quantize_pytorch import VectorQuantize
 
 from mimbench import registry
-from mimbench.models.kmeans import assigned, kmeans
+from mimbench.models.blocks import PlainBlock, transformer_block
 from mimbench.parts import PatchGrid
 from mimbench.testing.inputs import LinearTeacher
 
@@ -55,6 +55,18 @@ def test_the_gradient_passes_the_codes_as_in_an_independent_quantizer():
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_its_blocks_are_timms():
+    ours, theirs = PlainBlock(8, 2), transformer_block(8, 2)
+    names = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        layer, _, kind = key.rpartition(".")
+        state[f"{names.get(layer, layer)}.{kind}"] = value
+    ours.load_state_dict(state)
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def test_codes_move_as_published_and_unused_ones_stay():
@@ -119,19 +131,3 @@ def test_one_code_for_everything_is_found_out():
     tokenizer = vqkd()
     tokenizer.codebook[:] = tokenizer.codebook[0]
     assert "codebook collapsed: perplexity 1.0 is not above 3.0" in tokenizer.quality(batch(4), GRID)["why"]
-
-
-@pytest.mark.parametrize("on_sphere", [False, True])
-def test_kmeans_finds_separate_groups_and_assigns_each_point_to_its_own(on_sphere):
-    rng = torch.Generator().manual_seed(0)
-    centers = F.normalize(torch.randn(5, 4, generator=rng), dim=-1)
-    members = torch.arange(5).repeat_interleave(40)
-    points = centers[members] + 0.01 * torch.randn(200, 4, generator=rng)
-    points = F.normalize(points, dim=-1) if on_sphere else points
-    codes = assigned(points, kmeans(points, 20, 20, on_sphere=on_sphere), on_sphere=on_sphere)
-    assert all(len(members[codes == code].unique()) == 1 for code in codes.unique())
-    assert torch.equal(assigned(points, centers, on_sphere=on_sphere), members)
-
-
-def test_kmeans_with_fewer_points_than_centers_gives_as_many_as_asked():
-    assert kmeans(torch.eye(3), 7, 3).shape == (7, 3)
