@@ -72,6 +72,10 @@ class Masks:
     weight: Tensor | None = (
         None  # (M,) of each position, for a loss that lets images count alike; None: 1 / their number
     )
+    noise: Tensor | None = (
+        None  # (B, N) of a GuidedMasker: where the teacher looks, added to it, decides what is visible
+    )
+    hidden: int = 0  # with noise: masked patches of each image
 
     def to(self, device: torch.device) -> Masks:
         moved: dict[str, Any] = {
@@ -114,6 +118,17 @@ class BlockMasker(Masker, Protocol):
 
     def blocks(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is masked, and the positions of the blocks, (batch, T, P)."""
+        ...
+
+
+class GuidedMasker(Masker, Protocol):
+    """A masker with a constant count that follows the teacher: most visible is where its class token looks.
+
+    Visible are the patches with the largest sums of noise and log attention; without attention, of noise alone.
+    """
+
+    def noise(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """(batch, rows * columns) float; a call with the same generator hides the patches with the smallest."""
         ...
 
 

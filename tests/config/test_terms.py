@@ -62,6 +62,15 @@ REFUSED = {
         [row(**LATENT, teacher={"weights": "b.pt"})], ["teacher.keep: must be student: the teacher 'b.pt'"]),
     "teacher by file that is not there": (
         [row(**LATENT, teacher={"weights": "b.pt", "keep": "student"})], ["teacher 'b.pt': no file b.pt"]),
+    "masker that follows a teacher, without one": (
+        [row(masker="attention_guided")],
+        ["masker 'attention_guided' follows a teacher's attention, and the recipe has none"]),
+    "masker that follows a teacher without attention of a class token": (
+        [row(base="milan", teacher={"row": "b"}), row("b", base="beit_plus")],
+        ["masker 'attention_guided' follows the attention of the teacher's class token", "encoder type 'vit'"]),
+    "masker that follows a teacher, and views": (
+        [row(base="milan", teacher={"row": "b"}, views={"a": {}}), row("b")],
+        ["masker 'attention_guided'", "a recipe with `views:` is not supported"]),
     "tokenizer without its teacher": (
         [row(tokenizer=VQKD)],
         ["row 'a': tokenizer 'vqkd' learns from a teacher, and none is named", "teacher: {row: NAME}"]),

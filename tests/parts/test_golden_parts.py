@@ -25,6 +25,7 @@ CASES = {
         {"type": "random"},
         {"type": "random", "ratio": 0.6, "cell": 2},
         {"type": "none"},
+        {"type": "attention_guided"},
         {"type": "inverse_block"},
         {"type": "inverse_block", "ratio": 0.5, "aspect": 0.2},
         {"type": "multiblock", "min_keep": 4},
