@@ -14,6 +14,7 @@ from mimbench.errors import UserError
 from mimbench.kinds import forward_flops
 from mimbench.plan.estimate import complete
 from mimbench.plan.graph import make_plan
+from mimbench.plan.pairing import edges
 from mimbench.plan.record import describe
 
 GLOBAL = {"global": {"count": 2, "masked": False}}
@@ -350,6 +351,15 @@ def test_the_price_of_a_taught_tokenizer_has_its_teachers_passes(tmp_path):
     (one, shallow), (two, deep) = price(1), price(3)
     passes = [forward_flops(spec["recipe"]["encoder"], 32) for spec in (shallow, deep)]
     assert two - one == pytest.approx(passes[1] - passes[0])
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")))
+def test_every_recipe_fits_together_beside_the_teacher_that_it_names(tmp_path, recipe):
+    rows = [row("dino", base="dino"), row("mine", base=recipe)]
+    for scale in ("smoke", "tiny"):
+        plan = make_plan(load_grid(written(tmp_path, rows=rows), scale=scale))
+        named = [edge for edge in edges(plan.grid.by_name["mine"].recipe).values()]
+        assert set(named) <= {"dino"}
 
 
 def test_a_row_without_pretraining_needs_no_teacher_row(tmp_path):

@@ -390,6 +390,65 @@ def test_a_trained_tokenizer_must_say_whether_it_is_usable():
         check_tokenizer(Forgetful())
 
 
+class Moving(Forgetful):
+    """Its training may read a teacher, and keep a layer of it, or move what belongs to the optimizer."""
+
+    needs_teacher = True
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+
+    def width(self, grid):
+        return 2
+
+    def learn_from(self, teacher):
+        self.taught = teacher.dim
+        if self.fault == "layer":
+            self.weight.data.fill_(3.0)
+            self.more = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, batch, grid):
+        codes = torch.zeros(len(batch["raw"]), grid.count, dtype=torch.int64)
+        return codes + self.more.long() if self.fault == "layer" else codes
+
+    def training_loss(self, batch, progress):
+        loss = self.weight * batch["image"].mean() * self.taught
+        return loss + self.more if self.fault == "layer" else loss, {}
+
+    def after_step(self, world):
+        if self.fault == "step":
+            self.weight.data += 1
+
+    def quality(self, batch, grid):
+        return {"usable": True, "why": "it moves"}
+
+
+def test_a_tokenizer_with_a_teacher_may_use_in_pretraining_only_what_was_there_before_it():
+    check_tokenizer(Moving())
+    with pytest.raises(AttributeError, match="more"):
+        check_tokenizer(Moving("layer"))
+    with pytest.raises(AssertionError, match="parameters are the optimizer's"):
+        check_tokenizer(Moving("step"))
+
+
+class NoisyMasker(Masker):
+    """A masker by noise to break."""
+
+    def noise(self, batch, grid, rng):
+        return torch.rand(batch, grid[0] * grid[1], generator=rng)
+
+    def __call__(self, batch, grid, rng):
+        rank = self.noise(batch, grid, rng).argsort(1).argsort(1)
+        return rank >= 19 if self.fault == "order" else rank < 5
+
+
+def test_a_masker_with_noise_hides_the_patches_of_the_smallest():
+    check_masker(NoisyMasker())
+    with pytest.raises(AssertionError, match="must hide the patches with the smallest noise"):
+        check_masker(NoisyMasker("order"))
+
+
 def test_checks_leave_the_global_random_state_alone():
     before = torch.get_rng_state()
     for kind, name in [p.values for p in PARTS]:
