@@ -72,6 +72,10 @@ class Masks:
     weight: Tensor | None = (
         None  # (M,) of each position, for a loss that lets images count alike; None: 1 / their number
     )
+    noise: Tensor | None = (
+        None  # (B, N) of a GuidedMasker: where the teacher looks, added to it, decides what is visible
+    )
+    hidden: int = 0  # with noise: masked patches of each image
 
     def to(self, device: torch.device) -> Masks:
         moved: dict[str, Any] = {
@@ -117,6 +121,17 @@ class BlockMasker(Masker, Protocol):
         ...
 
 
+class GuidedMasker(Masker, Protocol):
+    """A masker with a constant count that follows the teacher: most visible is where its class token looks.
+
+    Visible are the patches with the largest sums of noise and log attention; without attention, of noise alone.
+    """
+
+    def noise(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """(batch, rows * columns) float; a call with the same generator hides the patches with the smallest."""
+        ...
+
+
 MASKED_SHARE = 0.4  # default share of masked patches; BEiT's
 
 
@@ -155,13 +170,25 @@ class Tokenizer(nn.Module):
 
 
 class TrainedTokenizer(Tokenizer):
-    """A tokenizer that is trained in a run of its own before the pre-training."""
+    """A tokenizer that is trained in a run of its own before the pre-training.
+
+    With `needs_teacher`, it learns from a frozen encoder, which `tokenizer_training: {teacher: ...}` names. What only the
+    training needs is created in `learn_from`, and does not leave the run.
+    """
 
     trained: ClassVar[bool] = True
+    needs_teacher: bool = False
+    at_once: ClassVar[bool] = False  # True: `find` gives all that it learns, without steps and gradients
 
     def build(self, grid: PatchGrid) -> None:
         """Create the layers, once the patches are known. Called once, before training or loading."""
         raise NotImplementedError
+
+    def learn_from(self, teacher: Encoder) -> None:
+        """The teacher, in eval mode, whose parameters get no gradient. Called once, after `build`, before the training."""
+
+    def find(self, raw: Tensor) -> None:
+        """With `at_once`: learn from some images of the training, (B, 3, H, W) in [0, 1], in place of steps."""
 
     def training_loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss at `progress` in [0, 1], and values to log (detached, still on the device)."""
@@ -170,6 +197,9 @@ class TrainedTokenizer(Tokenizer):
     def quality(self, batch: Batch, grid: PatchGrid) -> dict[str, Any]:
         """Metrics on held-out images, among them `usable` (bool) and `why` (a sentence)."""
         raise NotImplementedError
+
+    def after_step(self, world: int) -> None:
+        """Once per optimizer step of the training: statistics of all micro-batches and ranks, such as codes."""
 
 
 class TeacherTokenizer(Tokenizer):

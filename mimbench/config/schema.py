@@ -22,7 +22,7 @@ from mimbench.config.ranges import (
     Whole,
     between,
 )
-from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, ViewConfig
+from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, TokenizerTeacher, ViewConfig
 from mimbench.errors import UserError, check_known
 
 NAME = Annotated[
@@ -153,6 +153,7 @@ class TokenizerTraining(ScheduleConfig):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     crop: Count | None = None  # side of the training crops in pixels; None: the whole image
     images: Count | None = None  # None: as many as the pre-training sees
+    teacher: TokenizerTeacher | None = field(default=None, metadata={"neutral": None})  # an edge, never in a spec
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,11 @@ class Nested:
         pretraining = seed // self.evaluation
         return {"tokenizer": pretraining // self.pretraining, "pretrain": pretraining, "evaluation": seed}
 
+    def first(self, seed: int) -> int:
+        """The first seed that shares this one's tokenizer."""
+        size = self.pretraining * self.evaluation
+        return seed // size * size
+
     def check_seeds(self, seeds: tuple[int, ...], place: str) -> None:
         """A replicate with some of its runs would count like a whole one."""
         size = self.pretraining * self.evaluation
@@ -283,6 +289,12 @@ class Grid:
     data: str | None = None  # of the command line: counts of images are at most what it has
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
     nested: Nested = Nested()  # which stages seeds share
+    teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated
+
+    @property
+    def by_name(self) -> dict[str, Row]:
+        """The rows, and the checkpoints that teach them."""
+        return {row.name: row for row in (*self.rows, *self.teachers)}
 
 
 T = TypeVar("T")

@@ -46,10 +46,29 @@ class TeacherConfig(Checked):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     row: str | None = None  # frozen: the encoder of that row, same seed
     keep: Literal["teacher", "student"] = "teacher"  # which encoder leaves the run
+    weights: str | None = field(default=None, metadata={"neutral": None})  # frozen: FILE, timm:NAME or hf:NAME
 
     def check(self, place: str) -> None:
+        if self.row is not None and self.weights is not None:
+            raise UserError(
+                f"{place}: name one of row and weights, not both (row '{self.row}', weights '{self.weights}')."
+            )
+        if self.weights is not None and self.keep == "teacher":
+            raise UserError(f"{place}.keep: must be student: the teacher '{self.weights}' is not trained here.")
         if self.row is not None and self.keep == "teacher":
             raise UserError(f"{place}.keep: must be student: the teacher of row '{self.row}' is not trained here.")
+
+
+@dataclass(frozen=True)
+class TokenizerTeacher(Checked):
+    """The frozen encoder that a tokenizer learns from: another row's, of the same seed, or a checkpoint's."""
+
+    row: str | None = None
+    weights: str | None = None  # FILE, timm:NAME or hf:NAME
+
+    def check(self, place: str) -> None:
+        if (self.row is None) == (self.weights is None):
+            raise UserError(f"{place}: name one of row (a row of the grid) and weights (a checkpoint).")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import functools
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -11,6 +12,23 @@ def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.Module
 
     norm = functools.partial(nn.LayerNorm, eps=1e-6)
     return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+
+
+class PlainBlock(nn.Module):
+    """The same block without timm: for what is built while planning."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
 
 
 class ConvBlock(nn.Module):

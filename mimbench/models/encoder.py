@@ -138,6 +138,19 @@ class Encoder(nn.Module):
         cls = lambda: tokens[:, -1 if self.config.attention == "causal" else 0]  # causal: the last has seen all
         return {"mean": mean, "class_token": cls, "both": lambda: torch.cat([mean(), cls()], dim=-1)}[pooling]()
 
+    @torch.no_grad()
+    def class_attention(self, tokens: Tensor) -> Tensor:
+        """Raw output of the last block but one (B, 1 + N, D) -> where the class token looks in the last, (B, N), in float32.
+
+        The mean over heads; the rest to 1 is the class token itself. Of type `vit`, without registers.
+        """
+        attention = self.body.blocks[-1].attn
+        with torch.autocast(tokens.device.type, enabled=False):
+            found = attention.qkv(self.body.blocks[-1].norm1(tokens.float()))
+            query, key, _ = found.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            scores = query[:, :, :1] @ key.transpose(-2, -1) * attention.scale  # (B, heads, 1, 1 + N)
+            return scores.softmax(-1).mean(1)[:, 0, 1:]
+
     def layer_of(self, name: str) -> int:
         """For layer-wise decay: 0 before the blocks, l for block l (from 1), depth + 1 after them."""
         block = re.match(r"body\.blocks\.(\d+)\.", name)

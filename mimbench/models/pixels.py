@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mimbench.data.views import MEAN, STD
+from mimbench.data.views import normalize as normalize  # parts may use it
 
 STATISTICS = {  # mean and standard deviation of red, green and blue
     "imagenet": (MEAN, STD),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mimbench.config.schema import EncoderConfig, Grid, Row
+from mimbench.config.schema import EncoderConfig, Grid, Recipe, Row
 from mimbench.errors import UserError
 
 
@@ -15,11 +15,14 @@ def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]
 
     A wrong file is refused here.
     """
+    grid = _with_teachers_as_rows(grid)
     rows, origins, notes = [], {}, []
-    for row in grid.rows:
+    for row in grid.by_name.values():
         recipe = row.recipe
         if recipe.weights is not None:
             place = f"{grid.config}: row '{row.name}': pretrain.weights"
+            if row in grid.teachers:
+                place = f"{grid.config}: teacher '{recipe.weights}'"
             found = examine(recipe.weights, recipe.stated, recipe.data.size, place)
             row, origins[row.name] = replace(row, recipe=replace(recipe, encoder=found.encoder)), found.origin
             notes += [f"Row '{row.name}': {guess}" for guess in found.guesses]
@@ -27,7 +30,30 @@ def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]
     for _ in [row for row in rows if row.recipe.finetuned]:  # what was fine-tuned may be of a row that was so itself
         encoders = {row.name: row.recipe.encoder for row in rows}
         rows = [_with_encoder_of_the_other(row, encoders) for row in rows]
-    return replace(grid, rows=tuple(rows)), origins, notes
+    count = len(grid.rows)
+    return replace(grid, rows=tuple(rows[:count]), teachers=tuple(rows[count:])), origins, notes
+
+
+def _with_teachers_as_rows(grid: Grid) -> Grid:
+    """Each checkpoint that a `teacher` names becomes one more row, which the grid does not list."""
+    teachers: dict[str, Row] = {}
+
+    def named(teacher: Any, recipe: Recipe) -> Any:
+        if teacher is None or teacher.weights is None or not recipe.pretrain:
+            return teacher
+        name = f"{teacher.weights} ({recipe.data.size} px)"
+        own = replace(recipe, pretrain=False, weights=teacher.weights, stated={}, teacher=None)
+        teachers.setdefault(name, Row(name, name, None, own, name))
+        return replace(teacher, row=name, weights=None)
+
+    rows = []
+    for row in grid.rows:
+        recipe, training = row.recipe, row.recipe.tokenizer_training
+        training = replace(training, teacher=named(training.teacher, recipe))
+        rows.append(
+            replace(row, recipe=replace(recipe, teacher=named(recipe.teacher, recipe), tokenizer_training=training))
+        )
+    return replace(grid, rows=tuple(rows), teachers=tuple(teachers.values()))
 
 
 def _with_encoder_of_the_other(row: Row, encoders: dict[str, EncoderConfig]) -> Row:

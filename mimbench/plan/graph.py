@@ -15,7 +15,8 @@ from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, with_their_encoders
 from mimbench.plan.files import with_files_by_content
 from mimbench.plan.images import available, fitting, places
-from mimbench.plan.pairing import architecture, check_protocols, check_row, edges
+from mimbench.plan.pairing import OF_TOKENIZER, architecture, check_protocols, check_row, edges
+from mimbench.plan.tokenizers import needs_teacher
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
 
@@ -86,7 +87,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
         check_row(row, measured.values(), grid, sources)
     plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=[*guessed, *notes])
     plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
-    trainings = {row.name: _training_specs(row, grid, precision, sources, origins) for row in grid.rows}
+    trainings = {name: _training_specs(row, grid, precision, sources, origins) for name, row in grid.by_name.items()}
     evaluations = _evaluation_specs(grid, measured, sources)
     plan.places = places(grid, evaluations, sources)
     plan.available = available(grid, evaluations, sources)
@@ -96,8 +97,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
         plan.keys[row.name] = fingerprint(
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
         )
-        if row.recipe.weights is not None:
-            plan.files[trainings[row.name]["checkpoint"]["weights"]["sha256"]] = origins[row.name]
+    plan.files |= {trainings[name]["checkpoint"]["weights"]["sha256"]: origin for name, origin in origins.items()}
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
@@ -107,9 +107,10 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
 
 def _behind(row: Row, grid: Grid, trainings: Trainings) -> list[Any]:
     """By role, the trainings that a row builds on, and what these build on; empty for a row that builds on none."""
-    rows = {other.name: other for other in grid.rows}
     roles = edges(row.recipe)
-    return [[role, trainings[name], *_behind(rows[name], grid, trainings)] for role, name in sorted(roles.items())]
+    return [
+        [role, trainings[name], *_behind(grid.by_name[name], grid, trainings)] for role, name in sorted(roles.items())
+    ]
 
 
 def _protocols(grid: Grid, precision: str) -> dict[str, protocols.ProtocolSpec]:
@@ -152,7 +153,7 @@ def _training_specs(
     specs: dict[str, dict[str, Any]] = {"pretrain": {"kind": "pretrain", "recipe": full}}
     for name, term in recipe.terms.items():
         if registry.build("tokenizer", term.tokenizer).trained:
-            training = _resolved(recipe.tokenizer_training, precision)
+            training = _resolved(replace(recipe.tokenizer_training, teacher=None), precision)
             images = training.pop("images") or data["images"]
             role = "tokenizer" if recipe.flat else f"tokenizer.{name}"
             specs[role] = {"kind": "tokenizer", "tokenizer": term.tokenizer, "training": training,
@@ -225,15 +226,24 @@ def _train(
     recipe, specs, seeds = row.recipe, trainings[row.name], plan.grid.nested.seeds(seed)
     if recipe.weights is not None:
         return {"checkpoint": plan.add({**specs["checkpoint"], "seed": 0, "parents": {}})}  # the same for all seeds
-    rows = {other.name: other for other in plan.grid.rows}
+    rows = plan.grid.by_name
     if recipe.finetuned is not None:
         parents = {"finetune": _plan_row(plan, rows[recipe.finetuned], seed, trainings, evaluations)["finetune"]}
         return {"finetuned": plan.add({**specs["finetuned"], "seed": seed, "parents": parents})}
     if not recipe.pretrain:
         return {}
-    runs = {role: plan.add({**spec, "seed": seeds["tokenizer"]}) for role, spec in specs.items() if role != "pretrain"}
+    others = edges(recipe)
+    teacher = {}
+    if (name := others.pop(OF_TOKENIZER, None)) is not None:
+        first = plan.grid.nested.first(seed)
+        teacher = {"parents": {"teacher": encoder_of(_train(plan, rows[name], first, trainings, evaluations))}}
+    runs = {
+        role: plan.add({**spec, "seed": seeds["tokenizer"], **(teacher if needs_teacher(spec["tokenizer"]) else {})})
+        for role, spec in specs.items()
+        if role != "pretrain"
+    }
     parents = dict(runs)
-    for role, name in edges(recipe).items():
+    for role, name in others.items():
         parents[role] = encoder_of(_train(plan, rows[name], seed, trainings, evaluations))
     return {**runs, "pretrain": plan.add({**specs["pretrain"], "seed": seeds["pretrain"], "parents": parents})}
 

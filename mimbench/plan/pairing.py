@@ -9,7 +9,11 @@ from mimbench.config.schema import EncoderConfig, Grid, Recipe, Row, as_spec
 from mimbench.data.sources import Sources
 from mimbench.errors import UserError, unknown
 from mimbench.plan.terms import check_terms
+from mimbench.plan.tokenizers import check_tokenizer_training
 from mimbench.protocols import ProtocolSpec
+
+OF_TOKENIZER = "tokenizer teacher"  # the role of the row that a tokenizer learns from
+KEYS = {"finetuned": "pretrain.finetuned", OF_TOKENIZER: "tokenizer_training.teacher.row"}  # where a role is written
 
 
 def check_protocols(columns: Iterable[ProtocolSpec], grid: Grid, sources: Sources) -> None:
@@ -41,6 +45,7 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
     if recipe.finetuned is not None and "finetune" not in grid.protocols:
         raise UserError(f"{place}: pretrain.finetuned: no row is fine-tuned; add finetune to the grid's protocols.")
     if recipe.pretrain:
+        check_tokenizer_training(recipe, place)
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
     for column in columns:
@@ -68,13 +73,15 @@ def edges(recipe: Recipe) -> dict[str, str]:
     if not recipe.pretrain:
         return {}
     named = {"teacher": recipe.teacher.row if recipe.teacher else None, "start": recipe.start}
+    if recipe.tokenizer_training.teacher is not None:
+        named[OF_TOKENIZER] = recipe.tokenizer_training.teacher.row
     return {role: name for role, name in named.items() if name is not None}
 
 
 def _teacher(recipe: Recipe, grid: Grid) -> EncoderConfig:
     """The teacher's encoder: that of another row, or one like the student's."""
     other = recipe.teacher.row if recipe.teacher else None
-    return next((row.recipe.encoder for row in grid.rows if row.name == other), recipe.encoder)
+    return recipe.encoder if other is None else grid.by_name[other].recipe.encoder
 
 
 def architecture(encoder: EncoderConfig) -> dict[str, Any]:
@@ -84,9 +91,9 @@ def architecture(encoder: EncoderConfig) -> dict[str, Any]:
 
 def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
     """The rows that a row builds on, each before those that build on it."""
-    rows, found = {other.name: other for other in grid.rows}, []
+    rows, found = grid.by_name, []
     for role, name in edges(row.recipe).items():
-        key = "pretrain.finetuned" if role == "finetuned" else f"{role}.row"
+        key = KEYS.get(role, f"{role}.row")
         place = f"{grid.config}: row '{row.name}': {key}"
         if name not in rows:
             raise unknown(place, "row", name, rows)
@@ -112,8 +119,6 @@ def _grid(row: Row) -> str:
 
 
 def _check_images(recipe: Recipe, sources: Sources, place: str) -> None:
-    training, patch = recipe.tokenizer_training, recipe.encoder.patch
+    training = recipe.tokenizer_training
     for key, count in (("data", recipe.data.images), ("tokenizer_training", training.images)):
         sources(recipe.data.name).check_counts({"train": count}, f"{place}: {key}.images")
-    if training.crop is not None and training.crop % patch:
-        raise UserError(f"{place}: tokenizer_training.crop: {training.crop} is not a multiple of the patch, {patch}.")

@@ -55,6 +55,21 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
         _check_decoder(recipe, name, parts, widths, place)
     if recipe.teacher is not None and all(parts.reads != "teacher" for parts in built.values()):
         raise UserError(f"{place}: teacher: no term reads it.{_fitting('tokenizer', 'reads', 'teacher')}")
+    if hasattr(registry.build("masker", recipe.masker), "noise"):
+        _check_guided(recipe, teacher, place)
+
+
+def _check_guided(recipe: Recipe, teacher: EncoderConfig, place: str) -> None:
+    title = _title("masker", recipe.masker)
+    if recipe.teacher is None:
+        raise UserError(f"{place}: {title} follows a teacher's attention, and the recipe has none. Add "
+                        "`teacher: {row: NAME}` and a tokenizer that reads it.")  # fmt: skip
+    if recipe.views:
+        raise UserError(f"{place}: {title} follows the teacher's attention to the one view; a recipe with `views:` is "
+                        "not supported.")  # fmt: skip
+    if teacher.type != "vit" or not teacher.class_token or teacher.registers or teacher.depth < 2:
+        raise UserError(f"{place}: {title} follows the attention of the teacher's class token, which needs the encoder "
+                        "type 'vit' with a class token, without registers, of at least 2 blocks.")  # fmt: skip
 
 
 def check_micro_batches(recipes: Iterable[dict[str, Any]], micro_batch: int | None) -> None:

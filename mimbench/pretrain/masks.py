@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,9 @@ class StepMasks:
             masked, blocks = self.masker.blocks(batch, self.grid, rng)
             return self._with_positions(masked, None, blocks, blocks.numel())
         masked = self.masker(batch, self.grid, rng)
+        if hasattr(self.masker, "noise"):
+            noise = self.masker.noise(batch, self.grid, generator(self.seed, "masks", step, *self.names))
+            return replace(self._with_positions(masked, masked, None, None), noise=noise, hidden=int(masked[0].sum()))
         chosen = self._share_of(masked, step) if isinstance(self.predict, float) else masked
         return self._with_positions(masked, chosen, None, None)
 
@@ -79,7 +83,9 @@ class StepMasks:
             chosen[whole.predicted] = True
             chosen = chosen.view(count, patches)[rows]
         blocks = None if whole.blocks is None else whole.blocks[rows]
-        return self._with_positions(whole.masked[rows], chosen, blocks, whole.total)
+        noise = None if whole.noise is None else whole.noise[rows]
+        masks = self._with_positions(whole.masked[rows], chosen, blocks, whole.total)
+        return replace(masks, noise=noise, hidden=whole.hidden)
 
     def _with_positions(self, masked: Tensor, chosen: Tensor | None, blocks: Tensor | None, total: int | None) -> Masks:
         """Positions to keep and to predict as index lists, so that no gather on the device has to count them."""
@@ -96,3 +102,20 @@ class StepMasks:
                 weight = (1 / counts.clamp(min=1)).repeat_interleave(counts)
         kept = torch.from_numpy(np.nonzero(~mask)[1].reshape(len(mask), -1)) if self.drop else None
         return Masks(masked, predicted, kept, len(predicted) if total is None else total, blocks, weight)
+
+
+def guided(masks: Masks, attention: Tensor) -> Masks:
+    """A GuidedMasker's masks, by the attention (B, N) of these images. On the device, which nothing waits for."""
+    assert masks.noise is not None
+    patches = attention.shape[1]
+    order = (masks.noise + attention.log()).argsort(1)  # an attention of zero is never visible before others
+    hidden, kept = (part.sort(1).values for part in order.split((masks.hidden, patches - masks.hidden), dim=1))
+    masked = torch.zeros_like(masks.masked).scatter_(1, hidden, True)
+    flat = hidden + patches * torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+    everything = len(masks.predicted) == masked.numel()
+    return replace(
+        masks,
+        masked=masked,
+        predicted=masks.predicted if everything else flat.flatten(),
+        kept=None if masks.kept is None else kept,
+    )

@@ -16,7 +16,7 @@ from mimbench.models.encoder import Encoder, choose_attention, make_encoder
 from mimbench.models.teacher import Teacher
 from mimbench.parts import Batch, Masks, Taught
 from mimbench.pretrain.fit import Objective
-from mimbench.pretrain.masks import StepMasks
+from mimbench.pretrain.masks import StepMasks, guided
 from mimbench.pretrain.terms import FrozenTokenizer, Term, make_terms, specs_of, views_of
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Runtime
@@ -34,6 +34,7 @@ class Pretraining(Objective):
         masks: dict[str, Masks] = micro["masks"]
         views: Views = {name: {**view, "image": normalize(view["raw"])} for name, view in micro["views"].items()}
         taught = self.teach(views, micro["progress"])
+        masks = {name: self.guide(drawn, name, taught) for name, drawn in masks.items()}
         encoded = {name: self.encoder(views[name]["image"], masks.get(name), self.taps) for name in self.seen}
         frozen: dict[tuple[str, str], Tensor] = {}
         loss: Any = 0.0
@@ -61,6 +62,14 @@ class Pretraining(Objective):
                         head = None if self.teacher.frozen else self.teacher.decoders[term.decoder]
                         found[term.name, name] = Taught(encoded, head, progress)
         return found
+
+    def guide(self, masks: Masks, view: str, taught: dict[tuple[str, str], Taught]) -> Masks:
+        """Finish masks that follow the teacher's attention."""
+        if masks.noise is None or self.teacher is None:
+            return masks
+        encoder = self.teacher.encoder
+        encoded = next(found.encoded for (_, name), found in taught.items() if name == view)
+        return guided(masks, encoder.class_attention(encoded.taps[encoder.depth - 2]))
 
     def target(
         self, term: Term, view: str, views: Views, masks: dict[str, Masks], taught: dict[tuple[str, str], Taught],
@@ -118,6 +127,8 @@ class Pretraining(Objective):
             encoder.depth - 1 not in self.taps
         )
         masker, drop = registry.build("masker", recipe["masker"]), encoder.config.masking == "drop"
+        if hasattr(masker, "noise"):
+            self.teacher_taps = _union([self.teacher_taps, (teacher.depth - 2,)])
         weighted = any(term.by_image for term in terms)
         views = recipe.get("views", {})
         self.masks = {
@@ -186,11 +197,11 @@ def make_pretraining(
     size = recipe["data"]["size"]
     encoder = make_encoder(from_spec(EncoderConfig, recipe["encoder"]), size, seed)
     if "start" in state:
-        _load(encoder, state["start"])
+        load_encoder(encoder, state["start"])
     teacher = None
     if other is not None:
         teacher = make_encoder(other, size, seed, drop_path=0.0, masked=False)
-        _load(teacher, state["teacher"])
+        load_encoder(teacher, state["teacher"])
     tokenizers = {}
     for name, term in specs_of(recipe).items():
         tokenizer = make_tokenizer(term["tokenizer"], encoder.grid, seed)
@@ -203,7 +214,7 @@ def make_pretraining(
     return objective
 
 
-def _load(encoder: Encoder, state: dict[str, Tensor]) -> None:
+def load_encoder(encoder: Encoder, state: dict[str, Tensor]) -> None:
     """Another run's encoder. A mask token is kept where both have one."""
     own = encoder.state_dict()
     fresh = {key: own[key] for key in own if key == "mask_token" and key not in state}

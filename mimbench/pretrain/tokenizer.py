@@ -11,7 +11,8 @@ from torch import Tensor
 from mimbench import registry
 from mimbench.data.sampling import derive, uniforms
 from mimbench.data.views import normalize
-from mimbench.parts import PatchGrid, TrainedTokenizer
+from mimbench.models.encoder import Encoder
+from mimbench.parts import Encoded, Masks, PatchGrid, TrainedTokenizer
 from mimbench.pretrain.fit import Objective
 from mimbench.runtime import Runtime
 
@@ -26,6 +27,18 @@ def make_tokenizer(spec: dict[str, Any], grid: PatchGrid, seed: int) -> Any:
             torch.manual_seed(derive(seed, "tokenizer"))
             tokenizer.build(grid)
     return tokenizer
+
+
+class FrozenEncoder:
+    """An encoder that teaches. Not a Module, so that it is no part of what is trained, saved or distributed."""
+
+    def __init__(self, encoder: Encoder, device: torch.device) -> None:
+        self._encoder = encoder.eval().requires_grad_(False).to(device)
+        self.dim, self.depth, self.grid = encoder.dim, encoder.depth, encoder.grid
+
+    def __call__(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
+        found: Encoded = self._encoder(images, masks, taps)
+        return found
 
 
 class TokenizerFit(Objective):
@@ -61,3 +74,6 @@ class TokenizerFit(Objective):
         batch = {"raw": micro["raw"], "image": normalize(micro["raw"])}
         loss, _ = self.tokenizer.training_loss(batch, micro["progress"])
         return loss * micro["share"]
+
+    def after_step(self, step: int, world: int) -> None:
+        self.tokenizer.after_step(world)

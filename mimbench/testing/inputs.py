@@ -28,6 +28,19 @@ class LinearHead(Decoder):
         return self.rows(picked(encoded, masks))
 
 
+class LinearTeacher:
+    """In place of a frozen encoder: features that are linear in the mean colors of the patches."""
+
+    def __init__(self, grid: PatchGrid, dim: int, depth: int) -> None:
+        self.grid, self.dim, self.depth = grid, dim, depth
+        self.weight = torch.sin(torch.arange(1.0, 1 + grid.channels * dim)).view(grid.channels, dim)
+
+    def __call__(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:
+        means = F.adaptive_avg_pool2d(images, (self.grid.rows, self.grid.columns)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([means.mean(1, keepdim=True), means], dim=1) @ self.weight  # (B, 1 + N, D)
+        return Encoded(tokens[:, 1:], tokens[:, 0], None, {block: tokens / (1 + block) for block in taps})
+
+
 def encoded_of(
     grid: PatchGrid, dim: int, taps: Iterable[int] = (), *, dropped: bool = False, batch: int = 3
 ) -> tuple[Encoded, Masks]:

@@ -38,8 +38,19 @@ def check_masker(masker: Any, grid: PatchGrid = GRID, batch: int = 16) -> None:
     pairs = [pair for one, again in zip(*draws, strict=True) for pair in zip(one, again, strict=True)]
     same = all(torch.equal(one, again) for one, again in pairs)
     require(same, f"{name}: the same generator must give the same masks.")
+    if hasattr(masker, "noise"):
+        _check_noise(name, masker, shape, draws[0][0][0])
     called = torch.equal(masker(batch, shape, torch.Generator().manual_seed(0)), draws[0][0][0])
     require(called, f"{name}: blocks() must hide what a call with the same generator hides.")
+
+
+def _check_noise(name: str, masker: Any, shape: tuple[int, int], masks: Tensor) -> None:
+    noise = masker.noise(len(masks), shape, torch.Generator().manual_seed(0))
+    check_shape(name, "noise", noise, tuple(masks.shape))
+    require(masker.constant_count, f"{name}: a masker with noise needs constant_count: what is visible is found later.")
+    require(bool(noise.isfinite().all()), f"{name}: noise must be finite.")
+    hides = torch.where(masks, noise, -torch.inf).amax(1) <= torch.where(masks, torch.inf, noise).amin(1)
+    require(bool(hides.all()), f"{name}: a call must hide the patches with the smallest noise of the same generator.")
 
 
 def _check_blocks(name: str, mask: Tensor, blocks: Tensor) -> None:

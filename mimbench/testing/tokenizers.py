@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from mimbench.testing.checks import (
     levels,
     require,
 )
-from mimbench.testing.inputs import LinearHead, encoded_of, first
+from mimbench.testing.inputs import LinearHead, LinearTeacher, encoded_of, first
 
 
 def check_tokenizer(tokenizer: Tokenizer, grid: PatchGrid = GRID, batch: int = 4) -> None:
@@ -54,7 +55,14 @@ def _check_reader(name: str, tokenizer: Tokenizer, grid: PatchGrid, batch: int) 
         views["label"] = torch.arange(batch) % 2
     if isinstance(tokenizer, TrainedTokenizer):
         tokenizer.build(grid)
-        _check_training(name, tokenizer, views, grid)
+        used = copy.deepcopy(tokenizer)
+        if tokenizer.needs_teacher:
+            tokenizer.learn_from(LinearTeacher(grid, DIM, DEPTH))
+        image = torch.rand(size, generator=rng)
+        _check_training(name, tokenizer, {**views, "image": image}, grid)
+        trained = tokenizer.state_dict()
+        used.load_state_dict({key: trained[key] for key in used.state_dict()})
+        tokenizer = used  # in pre-training there is no teacher
     tokenizer.eval()
     targets, again = tokenizer(views, grid), tokenizer(views, grid)
     part = tokenizer({key: view[:2] for key, view in views.items()}, grid)
@@ -132,6 +140,17 @@ def _check_repeatable(name: str, targets: Tensor, again: Tensor, part: Tensor | 
 
 
 def _check_training(name: str, tokenizer: TrainedTokenizer, views: dict[str, Tensor], grid: PatchGrid) -> None:
+    if tokenizer.at_once:
+        tokenizer.find(views["raw"])
+    else:
+        _check_steps(name, tokenizer, views)
+    tokenizer.eval()
+    quality = tokenizer.quality(views, grid)
+    require(isinstance(quality.get("usable"), bool), f"{name}: quality() must return usable: True or False.")
+    require(isinstance(quality.get("why"), str), f"{name}: quality() must return why, a sentence.")
+
+
+def _check_steps(name: str, tokenizer: TrainedTokenizer, views: dict[str, Tensor]) -> None:
     tokenizer.train()
     losses = []
     for progress in (0.0, 1.0, 1.0):
@@ -146,7 +165,7 @@ def _check_training(name: str, tokenizer: TrainedTokenizer, views: dict[str, Ten
     torch.autograd.backward(losses[0])
     check_gradients(name, tokenizer)
     tokenizer.zero_grad()
-    tokenizer.eval()
-    quality = tokenizer.quality(views, grid)
-    require(isinstance(quality.get("usable"), bool), f"{name}: quality() must return usable: True or False.")
-    require(isinstance(quality.get("why"), str), f"{name}: quality() must return why, a sentence.")
+    before = [parameter.clone() for parameter in tokenizer.parameters()]
+    tokenizer.after_step(1)
+    same = all(torch.equal(*pair) for pair in zip(before, tokenizer.parameters(), strict=True))
+    require(same, f"{name}: after_step may move buffers; parameters are the optimizer's.")

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.models.blocks import ConvBlock, patchify
-from mimbench.parts import Batch, PatchGrid, TrainedTokenizer
+from mimbench.models.codes import use_of
+from mimbench.models.pixels import normalize
+from mimbench.parts import Batch, Encoder, PatchGrid, TrainedTokenizer
 from mimbench.registry import TOKENIZERS
 
 SPREAD = 0.25  # natural images in [0, 1] deviate by about this much; inputs and reconstructions are in this unit
 MAX_STEM = 4  # largest stride of the first layer, in pixels
 CODE_SCALE = 0.3  # of the initial code vectors; reconstructs better than 1 after a short training
-MIN_PERPLEXITY = 0.25  # of the vocabulary (or of the patches seen, where they are fewer): below, it has collapsed
 
 
 @TOKENIZERS.register_module("dvae")
@@ -24,10 +25,13 @@ class DiscreteVAE(TrainedTokenizer):
     Minimizes the squared error of the reconstruction plus `kl` times the divergence of the batch's mean code
     distribution from the uniform one: without that the codebook collapses. The temperature falls geometrically from
     `temperature_start` to `temperature_end`. Each of encoder and decoder has `layers` residual blocks of `hidden`
-    channels at the grid, and one for each doubling of the patch beyond 4 pixels.
+    channels at the grid, and one for each doubling of the patch beyond 4 pixels. `perceptual` weighs how far a frozen
+    teacher's features of the reconstruction are from those of the image (PeCo): the squared distance of unit vectors,
+    averaged over patches and four blocks of the teacher.
     """
 
     version = 1
+    neutral = {"perceptual": 0.0}  # noqa: RUF012
     target = "codes"
     views = ("raw",)
 
@@ -39,6 +43,7 @@ class DiscreteVAE(TrainedTokenizer):
         temperature_start: float = 1.0,
         temperature_end: float = 0.0625,
         kl: float = 0.05,
+        perceptual: float = 0.0,
     ) -> None:
         super().__init__()
         if vocabulary < 2:
@@ -52,7 +57,11 @@ class DiscreteVAE(TrainedTokenizer):
             )
         if kl < 0:
             raise ValueError(f"kl is a weight of at least 0, not {kl}.")
+        if perceptual < 0:
+            raise ValueError(f"perceptual is a weight of at least 0, not {perceptual}.")
         self.vocabulary, self.hidden, self.layers, self.kl = vocabulary, hidden, layers, kl
+        self.perceptual, self.needs_teacher = perceptual, perceptual > 0
+        self._teacher: Encoder | None = None
         self.temperature_start, self.temperature_end = temperature_start, temperature_end
 
     def width(self, grid: PatchGrid) -> int:
@@ -80,6 +89,9 @@ class DiscreteVAE(TrainedTokenizer):
             nn.PixelShuffle(stem),
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def learn_from(self, teacher: Encoder) -> None:
+        self._teacher = teacher
 
     def _down(self) -> list[nn.Module]:
         return [ConvBlock(self.hidden), nn.Conv2d(self.hidden, self.hidden, 2, stride=2)]
@@ -114,14 +126,31 @@ class DiscreteVAE(TrainedTokenizer):
         logits = self._logits(images)
         temperature = self.temperature_start * (self.temperature_end / self.temperature_start) ** progress
         soft_codes = F.gumbel_softmax(logits, tau=temperature)
-        error = F.mse_loss(self._reconstruct(soft_codes @ self.codebook), images)
+        reconstruction = self._reconstruct(soft_codes @ self.codebook)
+        error = F.mse_loss(reconstruction, images)
         usage = logits.softmax(-1).mean((0, 1, 2))  # (vocabulary,)
         divergence = math.log(self.vocabulary) + torch.special.xlogy(usage, usage).sum()
         values = {
             "reconstruction": error.detach() * SPREAD**2,
             "mean_code_perplexity": self.vocabulary * (-divergence.detach()).exp(),
         }
-        return error + self.kl * divergence, values
+        loss = error + self.kl * divergence
+        if self.perceptual:
+            distance = self._seen_by_teacher(reconstruction * SPREAD + 0.5, batch["raw"])
+            loss, values["perceptual"] = loss + self.perceptual * distance, distance.detach()
+        return loss, values
+
+    def _seen_by_teacher(self, reconstruction: Tensor, raw: Tensor) -> Tensor:
+        """The squared distance of the teacher's features, each of unit length."""
+        assert self._teacher is not None, "learn_from() comes first"
+        blocks = tapped_blocks(self._teacher.depth)
+        with torch.no_grad():
+            wanted = self._teacher(normalize(raw), None, blocks).taps
+        found = self._teacher(normalize(reconstruction), None, blocks).taps
+        cosines = [
+            F.cosine_similarity(found[b][:, 1:].float(), wanted[b][:, 1:].float(), dim=-1).mean() for b in blocks
+        ]
+        return 2 - 2 * torch.stack(cosines).mean()
 
     @torch.no_grad()
     def quality(self, batch: Batch, grid: PatchGrid) -> dict[str, Any]:
@@ -135,25 +164,22 @@ class DiscreteVAE(TrainedTokenizer):
         error = F.mse_loss(self._reconstruct(self.codebook[codes]), images).item() * SPREAD**2
         patches = patchify(batch["raw"], grid.rows, grid.columns).unflatten(-1, (-1, grid.channels))
         mean_error = patches.var(dim=-2, correction=0).mean().item()
-        counts = codes.flatten().bincount(minlength=self.vocabulary)
-        shares = counts.double() / counts.sum()
-        perplexity = (-torch.special.xlogy(shares, shares).sum()).exp().item()
-        needed = MIN_PERPLEXITY * min(self.vocabulary, codes.numel())
-        faults = []
+        use, faults = use_of(codes, self.vocabulary)
         if not error < mean_error:
-            faults.append(
-                f"its codes reconstruct no better ({error:.5f}) than the mean of each patch ({mean_error:.5f})"
-            )
-        if not perplexity > needed:
-            faults.append(f"its codebook collapsed: perplexity {perplexity:.1f} is not above {needed:.1f}")
+            worse = f"its codes reconstruct no better ({error:.5f}) than the mean of each patch ({mean_error:.5f})"
+            faults.insert(0, worse)
         return {
-            "perplexity": perplexity,
-            "codes_used": (counts > 0).double().mean().item(),
+            **use,
             "reconstruction_mse": error,
             "patch_mean_mse": mean_error,
             "usable": not faults,
             "why": "; ".join(faults) or "reconstructs better than the mean of each patch, and the codebook is in use",
         }
+
+
+def tapped_blocks(depth: int) -> tuple[int, ...]:
+    """A quarter, a half, three quarters and the end: 2, 5, 8, 11 of 12."""
+    return tuple(dict.fromkeys(max(0, round(depth * share) - 1) for share in (0.25, 0.5, 0.75, 1.0)))
 
 
 def _scaled(batch: Batch) -> Tensor:

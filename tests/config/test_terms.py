@@ -11,12 +11,17 @@ from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
 from mimbench.errors import UserError
+from mimbench.kinds import forward_flops
+from mimbench.plan.estimate import complete
 from mimbench.plan.graph import make_plan
+from mimbench.plan.pairing import edges
+from mimbench.plan.record import describe
 
 GLOBAL = {"global": {"count": 2, "masked": False}}
 LOCAL = {"global": {"count": 2, "masked": False}, "local": {"share": 0.5, "masked": False}}
 LATENT = {"tokenizer": "latent", "loss": "mse", "decoder": "linear", "masker": "random"}
 MOVING = {"momentum": 0.9}
+VQKD = {"type": "vqkd", "vocabulary": 8, "code_dim": 4, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1}
 
 
 def row(name="a", **changes):
@@ -51,6 +56,49 @@ REFUSED = {
     "more layers than the teacher has": (
         [row(**{**LATENT, "tokenizer": {"type": "latent", "layers": 9}}, teacher=MOVING)],
         ["layers: the teacher has 2 blocks, not 9"]),
+    "teacher by row and by file": (
+        [row(**LATENT, teacher={"row": "b", "weights": "b.pt", "keep": "student"}), row("b")],
+        ["rows.0.teacher: name one of row and weights, not both (row 'b', weights 'b.pt')"]),
+    "teacher by file that would leave the run": (
+        [row(**LATENT, teacher={"weights": "b.pt"})], ["teacher.keep: must be student: the teacher 'b.pt'"]),
+    "teacher by file that is not there": (
+        [row(**LATENT, teacher={"weights": "b.pt", "keep": "student"})], ["teacher 'b.pt': no file b.pt"]),
+    "masker that follows a teacher, without one": (
+        [row(masker="attention_guided")],
+        ["masker 'attention_guided' follows a teacher's attention, and the recipe has none"]),
+    "masker that follows a teacher without attention of a class token": (
+        [row(base="milan", teacher={"row": "b"}), row("b", base="beit_plus")],
+        ["masker 'attention_guided' follows the attention of the teacher's class token", "encoder type 'vit'"]),
+    "masker that follows a teacher, and views": (
+        [row(base="milan", teacher={"row": "b"}, views={"a": {}}), row("b")],
+        ["masker 'attention_guided'", "a recipe with `views:` is not supported"]),
+    "tokenizer without its teacher": (
+        [row(tokenizer=VQKD)],
+        ["row 'a': tokenizer 'vqkd' learns from a teacher, and none is named", "teacher: {row: NAME}"]),
+    "tokenizer with a teacher that it does not need": (
+        [row(tokenizer_training={"teacher": {"row": "b"}}), row("b")],
+        ["row 'a': tokenizer_training.teacher: tokenizer 'dvae' learns from none"]),
+    "tokenizer with a teacher that has no name": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {}})],
+        ["tokenizer_training.teacher: name one of row (a row of the grid) and weights (a checkpoint)"]),
+    "tokenizer with an unknown teacher": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "dinoo"}, "crop": None}), row("dino", base="dino")],
+        ["row 'a': tokenizer_training.teacher.row: unknown row 'dinoo'", "Did you mean 'dino'"]),
+    "tokenizer with a teacher that is not trained": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "b"}}), row("b", pretrain=False)],
+        ["tokenizer_training.teacher.row: 'b' is not pre-trained"]),
+    "tokenizer that its own row teaches": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "a"}, "crop": None})],
+        ["tokenizer_training.teacher.row: 'a' builds on this row itself"]),
+    "tokenizers that teach one another": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "b"}, "crop": None}), row("b", start={"row": "a"})],
+        ["row 'b': start.row: 'a' builds on this row itself"]),
+    "tokenizer with a teacher of other patches": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "b"}, "crop": None}), row("b", encoder={"patch": 8})],
+        ["tokenizer_training.teacher.row: 'b' has another grid of patches"]),
+    "tokenizer with a teacher, on crops": (
+        [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "b"}}), row("b")],
+        ["tokenizer_training.crop: must be null", "sees whole images, not crops of 16 pixels"]),
     "view": (
         [row(base="dino", terms={"class": {"views": ["globl"]}})],
         ["terms.class.views", "unknown view 'globl'", "Did you mean 'global'"]),
@@ -258,6 +306,60 @@ def test_another_teacher_row_is_another_run(tmp_path):
     assert plan.rows["a"][0]["pretrain"] != plan.rows["d"][0]["pretrain"]
     assert plan.runs[plan.rows["a"][0]["pretrain"]].spec["parents"]["teacher"] == plan.rows["b"][0]["pretrain"]
     assert plan.keys["a"] != plan.keys["d"]
+
+
+def taught(name, teacher, **changes):
+    return row(name, tokenizer=VQKD, tokenizer_training={"teacher": {"row": teacher}, "crop": None}, **changes)
+
+
+def test_a_tokenizers_run_has_its_teachers_run_as_parent(tmp_path):
+    path = written(tmp_path, seeds=2, rows=[taught("a", "b"), taught("random", "b", masker="random"), row("b"),
+                                            taught("c", "d"), row("d", masker="random")])  # fmt: skip
+    plan = make_plan(load_grid(path))
+    for seed in (0, 1):
+        runs = {name: rows[seed] for name, rows in plan.rows.items()}
+        assert plan.runs[runs["a"]["tokenizer"]].spec["parents"] == {"teacher": runs["b"]["pretrain"]}
+        assert "teacher" not in plan.runs[runs["a"]["tokenizer"]].spec["training"]
+        assert runs["a"]["tokenizer"] == runs["random"]["tokenizer"] != runs["c"]["tokenizer"]
+        assert "parents" not in plan.runs[runs["b"]["tokenizer"]].spec
+    assert plan.keys["a"] != plan.keys["c"]
+
+
+def test_seeds_that_share_a_tokenizer_share_its_teacher(tmp_path):
+    path = written(
+        tmp_path,
+        seeds=4,
+        nested={"pretraining": 2, "evaluation": 2},
+        rows=[taught("a", "b"), row("b", masker="random")],
+    )
+    plan = make_plan(load_grid(path))
+    assert len({plan.rows["a"][seed]["tokenizer"] for seed in range(4)}) == 1
+    assert len({plan.rows["a"][seed]["pretrain"] for seed in range(4)}) == 2
+
+
+def test_a_row_says_who_taught_its_tokenizer(tmp_path):
+    rows = load_grid(written(tmp_path, rows=[taught("a", "b"), row("b")])).rows
+    assert describe(rows[0]).endswith("steps, tokenizer teacher b")
+
+
+def test_the_price_of_a_taught_tokenizer_has_its_teachers_passes(tmp_path):
+    def price(depth):
+        plan = make_plan(load_grid(written(tmp_path, rows=[taught("a", "b"), row("b", encoder={"depth": depth})])))
+        name = plan.rows["a"][0]["tokenizer"]
+        return complete(plan.runs[name].spec, plan)["flops_per_image"], plan.runs[plan.rows["b"][0]["pretrain"]].spec
+
+    (one, shallow), (two, deep) = price(1), price(3)
+    passes = [forward_flops(spec["recipe"]["encoder"], 32) for spec in (shallow, deep)]
+    assert two - one == pytest.approx(passes[1] - passes[0])
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")))
+def test_every_recipe_fits_together_beside_the_teacher_that_it_names(tmp_path, recipe):
+    rows = [row("dino", base="dino"), row("mine", base=recipe)]
+    for scale in ("smoke", "tiny"):
+        plan = make_plan(load_grid(written(tmp_path, rows=rows), scale=scale))
+        named = [edge for edge in edges(plan.grid.by_name["mine"].recipe).values()]
+        assert set(named) <= {"dino"}
 
 
 def test_a_row_without_pretraining_needs_no_teacher_row(tmp_path):

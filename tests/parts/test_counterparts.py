@@ -85,6 +85,16 @@ def test_nt_xent_is_lightlys():
     torch.testing.assert_close(mean, loss_module.NTXentLoss(0.2)(one, other), rtol=1e-5, atol=1e-5)
 
 
+def test_cosine_is_lightlys_negative_cosine_similarity_and_one():
+    from lightly import loss as loss_module
+
+    one, other = wave(6, 10, pace=1.3), wave(6, 10, pace=0.7)
+    ours = registry.build("loss", {"type": "cosine"})(one, other)
+    torch.testing.assert_close(
+        ours.mean() - 1, loss_module.NegativeCosineSimilarity()(one, other), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_the_predictor_is_lightlys_ijepa_predictor():
     from lightly.models import modules
 

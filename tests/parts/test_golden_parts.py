@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from mimbench import registry
 from mimbench.parts import Encoded, Masks, PatchGrid, Taught
 from mimbench.registry import REGISTRIES
+from mimbench.testing.inputs import LinearTeacher
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "parts.json"
 GRID = PatchGrid(2, 3, 8)
@@ -24,6 +25,7 @@ CASES = {
         {"type": "random"},
         {"type": "random", "ratio": 0.6, "cell": 2},
         {"type": "none"},
+        {"type": "attention_guided"},
         {"type": "inverse_block"},
         {"type": "inverse_block", "ratio": 0.5, "aspect": 0.2},
         {"type": "multiblock", "min_keep": 4},
@@ -35,6 +37,7 @@ CASES = {
         {"type": "mse"},
         {"type": "l1"},
         {"type": "smooth_l1"},
+        {"type": "cosine"},
         {"type": "soft_cross_entropy"},
         {"type": "nt_xent", "temperature": 0.5},
     ],
@@ -42,6 +45,9 @@ CASES = {
         {"type": "pixels"},
         {"type": "pixels", "normalize": True},
         {"type": "dvae", "vocabulary": 16, "hidden": 8},
+        {"type": "dvae", "vocabulary": 16, "hidden": 8, "perceptual": 0.5},
+        {"type": "vqkd", "vocabulary": 6, "code_dim": 3, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1},
+        {"type": "palette", "colors": 4},
         {"type": "hog"},
         {"type": "labels", "classes": 10},
         {"type": "latent"},
@@ -106,12 +112,22 @@ def tokenizer_output(tokenizer):
         targets = tokenizer(views, GRID)
         return (targets[:, :, ::37] if targets.dim() == 3 else targets).flatten().tolist()
     tokenizer.build(GRID)
+    if tokenizer.needs_teacher:
+        tokenizer.learn_from(LinearTeacher(GRID, 4, 3))
     fill(tokenizer)
+    if tokenizer.at_once:
+        tokenizer.find(raw)
     # the noise of the relaxation is drawn differently by different builds of torch
     with mock.patch.object(torch.Tensor, "exponential_", lambda self: self.fill_(0.5)):
-        losses = [tokenizer.training_loss(views, progress)[0].item() for progress in (0.0, 0.5, 1.0)]
+        losses = [] if tokenizer.at_once else [trained(tokenizer, views, progress) for progress in (0.0, 0.5, 1.0)]
     figures = tokenizer.quality(views, GRID)
     return tokenizer(views, GRID).flatten().tolist() + losses + [v for v in figures.values() if isinstance(v, float)]
+
+
+def trained(tokenizer, views, progress):
+    loss, _ = tokenizer.training_loss(views, progress)
+    tokenizer.after_step(1)
+    return loss.item()
 
 
 def teacher_output(tokenizer):

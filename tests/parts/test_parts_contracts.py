@@ -20,6 +20,8 @@ PARTS = [
 ]
 SMALL = {  # for speed, and to fit the small sizes of the checks
     "dvae": {"vocabulary": 32, "hidden": 8},
+    "palette": {"colors": 8},
+    "vqkd": {"vocabulary": 16, "code_dim": 4, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1},
     "dalle": {"weights": ""},  # written by the fixture
     "clusters": {"clusters": 16},
     "self_distillation": {"prototypes": 16},
@@ -37,6 +39,7 @@ VARIANTS = [
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
     ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),
+    ("tokenizer", {"type": "dvae", "vocabulary": 16, "hidden": 8, "perceptual": 1.0}),
     ("decoder", {"type": "linear", "norm": True}),
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
@@ -385,6 +388,65 @@ class Forgetful(TrainedTokenizer):
 def test_a_trained_tokenizer_must_say_whether_it_is_usable():
     with pytest.raises(AssertionError, match="must return usable"):
         check_tokenizer(Forgetful())
+
+
+class Moving(Forgetful):
+    """Its training may read a teacher, and keep a layer of it, or move what belongs to the optimizer."""
+
+    needs_teacher = True
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+
+    def width(self, grid):
+        return 2
+
+    def learn_from(self, teacher):
+        self.taught = teacher.dim
+        if self.fault == "layer":
+            self.weight.data.fill_(3.0)
+            self.more = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, batch, grid):
+        codes = torch.zeros(len(batch["raw"]), grid.count, dtype=torch.int64)
+        return codes + self.more.long() if self.fault == "layer" else codes
+
+    def training_loss(self, batch, progress):
+        loss = self.weight * batch["image"].mean() * self.taught
+        return loss + self.more if self.fault == "layer" else loss, {}
+
+    def after_step(self, world):
+        if self.fault == "step":
+            self.weight.data += 1
+
+    def quality(self, batch, grid):
+        return {"usable": True, "why": "it moves"}
+
+
+def test_a_tokenizer_with_a_teacher_may_use_in_pretraining_only_what_was_there_before_it():
+    check_tokenizer(Moving())
+    with pytest.raises(AttributeError, match="more"):
+        check_tokenizer(Moving("layer"))
+    with pytest.raises(AssertionError, match="parameters are the optimizer's"):
+        check_tokenizer(Moving("step"))
+
+
+class NoisyMasker(Masker):
+    """A masker by noise to break."""
+
+    def noise(self, batch, grid, rng):
+        return torch.rand(batch, grid[0] * grid[1], generator=rng)
+
+    def __call__(self, batch, grid, rng):
+        rank = self.noise(batch, grid, rng).argsort(1).argsort(1)
+        return rank >= 19 if self.fault == "order" else rank < 5
+
+
+def test_a_masker_with_noise_hides_the_patches_of_the_smallest():
+    check_masker(NoisyMasker())
+    with pytest.raises(AssertionError, match="must hide the patches with the smallest noise"):
+        check_masker(NoisyMasker("order"))
 
 
 def test_checks_leave_the_global_random_state_alone():

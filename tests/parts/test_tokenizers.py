@@ -2,11 +2,15 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mimbench import registry
 from mimbench.config.parts import resolve
+from mimbench.config.schema import EncoderConfig
 from mimbench.errors import UserError
+from mimbench.models.encoder import make_encoder
 from mimbench.parts import PatchGrid
+from mimbench.pretrain.tokenizer import FrozenEncoder
 
 GRID = PatchGrid(4, 4, 4)
 
@@ -80,6 +84,7 @@ def test_dvae_refuses_a_patch_that_is_no_power_of_two(patch):
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"temperature_start": 0.01}, "not rise, not 0.01 at the start and 0.0625 at the end"),
         ({"kl": -1}, "kl is a weight of at least 0"),
+        ({"perceptual": -1}, "perceptual is a weight of at least 0"),
     ],
 )
 def test_bad_arguments_are_refused_while_planning(arguments, sentence):
@@ -126,6 +131,34 @@ def test_uniform_use_of_the_codes_costs_nothing_and_collapse_the_most():
         losses[name] = loss.item() - values["reconstruction"].item() * 16
     assert losses["uniform"] == pytest.approx(0, abs=1e-4)
     assert losses["collapsed"] == pytest.approx(math.log(8), abs=1e-4)
+
+
+def test_the_perceptual_term_is_the_distance_of_a_timm_models_unit_features():
+    """Of the image and its reconstruction, patch by patch, at a quarter, a half, three quarters and the end."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    config = EncoderConfig(patch=4, dim=8, depth=4, heads=2)
+    encoder = make_encoder(config, 16, 0, masked=False)
+    theirs = VisionTransformer(img_size=16, patch_size=4, embed_dim=8, depth=4, num_heads=2, num_classes=0).eval()
+    theirs.load_state_dict({key.removeprefix("body."): value for key, value in encoder.state_dict().items()})
+    images, plain, perceptual = tiles(4), dvae(), dvae(perceptual=0.5)
+    perceptual.learn_from(FrozenEncoder(encoder, torch.device("cpu")))
+    torch.manual_seed(3)
+    without, _ = plain.training_loss({"raw": images}, 0.5)
+    torch.manual_seed(3)
+    with_it, values = perceptual.training_loss({"raw": images}, 0.5)
+    torch.manual_seed(3)
+    soft = F.gumbel_softmax(plain._logits((images - 0.5) * 4), tau=0.25)
+    reconstruction = plain._reconstruct(soft @ plain.codebook) / 4 + 0.5
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    seen = [theirs.get_intermediate_layers((x - mean) / std, n=4) for x in (images, reconstruction)]
+    unit = lambda x: x / x.norm(dim=-1, keepdim=True)
+    expected = torch.stack([(unit(a) - unit(b)).square().sum(-1).mean() for a, b in zip(*seen, strict=True)]).mean()
+    torch.testing.assert_close(values["perceptual"], expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(with_it - without, 0.5 * expected, rtol=1e-4, atol=1e-5)
+    with_it.backward()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
 
 
 def test_the_training_loss_stays_float32_under_autocast():

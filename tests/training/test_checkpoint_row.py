@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import sys
@@ -253,6 +254,45 @@ def test_a_checkpoint_may_teach_another_row_and_be_where_a_third_begins(tmp_path
     theirs = timm_vit().state_dict()
     moved = (begun["body.blocks.0.mlp.fc1.weight"] - theirs["blocks.0.mlp.fc1.weight"]).abs().max()
     assert 0 < moved < 0.05  # six steps away from the checkpoint
+
+
+def folder_with(tmp_path, model):
+    """A checkpoint as it is exported, with what its tensors do not say."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    known = {"heads": 2, "norm_eps": 1e-6, "normalization": "imagenet"}
+    (folder / "config.json").write_text(json.dumps({"encoder": known}))
+    return folder
+
+
+def test_a_checkpoint_may_teach_without_being_a_row(tmp_path, cache):
+    """It is imported once, stands in no table, and computes what a row of that checkpoint would."""
+    theirs = folder_with(tmp_path, timm_vit())
+    by_row = {"name": "by-row", **LATENT, "teacher": {"row": "theirs", "keep": "student"}}
+    by_file = {"name": "by-file", **LATENT, "teacher": {"weights": str(theirs), "keep": "student"}}
+    tokens = {"type": "vqkd", "vocabulary": 8, "code_dim": 4, "dim": 8, "depth": 1, "heads": 2, "decoder_depth": 1}
+    codes = {"name": "codes", "tokenizer": tokens,
+             "tokenizer_training": {"teacher": {"weights": str(theirs)}, "crop": None}}  # fmt: skip
+    plan = planned(tmp_path, theirs, by_row, by_file, codes)
+    assert set(plan.rows) == {"theirs", "by-row", "by-file", "codes"}
+    assert plan.rows["by-file"] == plan.rows["by-row"]
+    assert plan.keys["by-file"] == plan.keys["by-row"]
+    checkpoint = plan.rows["theirs"][0]["checkpoint"]
+    store, tokenizer = prepared(plan, tmp_path, cache), plan.rows["codes"][0]["tokenizer"]
+    assert plan.runs[tokenizer].spec["parents"] == {"teacher": checkpoint}
+    for name in (checkpoint, tokenizer):
+        execute(store, name, Runtime())
+    assert store.run(tokenizer).result()["parents"]["teacher"]["run"] == checkpoint
+
+
+def test_a_teacher_of_other_patches_is_refused(tmp_path):
+    theirs = folder_with(tmp_path, timm_vit(patch_size=8))
+    taught = {"name": "taught", **LATENT, "teacher": {"weights": str(theirs), "keep": "student"}}
+    grid = {"name": "mine", "base": "beit", "scale": "smoke", "protocols": ["knn"], "rows": [taught]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(UserError, match=r"has another grid of patches \(32 px in patches of 8 there, .* of 4 here"):
+        make_plan(load_grid(str(tmp_path / "grid.yaml")))
 
 
 def test_a_checkpoint_is_exported_with_its_numbers_and_the_license_of_its_card(tmp_path, cache, capsys):

@@ -1,0 +1,34 @@
+"""The training of tokenizers: do its settings suit them? Before any compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mimbench import registry
+from mimbench.config.schema import Recipe
+from mimbench.errors import UserError
+
+
+def needs_teacher(tokenizer: dict[str, Any]) -> bool:
+    """Whether its training needs a frozen encoder to learn from."""
+    part = registry.build("tokenizer", tokenizer)
+    return bool(part.trained and getattr(part, "needs_teacher", False))
+
+
+def check_tokenizer_training(recipe: Recipe, place: str) -> None:
+    training, patch = recipe.tokenizer_training, recipe.encoder.patch
+    tokenizers = {term.tokenizer["type"]: term.tokenizer for term in recipe.terms.values()}
+    taught = [name for name, spec in tokenizers.items() if needs_teacher(spec)]
+    if taught and training.teacher is None:
+        raise UserError(f"{place}: tokenizer '{taught[0]}' learns from a teacher, and none is named. Add "
+                        "`tokenizer_training: {teacher: {row: NAME}}`, or `{weights: FILE}` in place of the row.")  # fmt: skip
+    if training.teacher is not None and not taught:
+        names = " and ".join(f"'{name}'" for name in tokenizers)
+        raise UserError(
+            f"{place}: tokenizer_training.teacher: tokenizer {names} learns from none. Write `teacher: null`."
+        )
+    if taught and training.crop is not None:
+        raise UserError(f"{place}: tokenizer_training.crop: must be null: the teacher of tokenizer '{taught[0]}' sees whole "
+                        f"images, not crops of {training.crop} pixels.")  # fmt: skip
+    if training.crop is not None and training.crop % patch:
+        raise UserError(f"{place}: tokenizer_training.crop: {training.crop} is not a multiple of the patch, {patch}.")
