@@ -21,6 +21,7 @@ CASES = {
     "masker": [
         {"type": "blockwise"},
         {"type": "blockwise", "count": 30, "min_block": 4, "aspect": 0.5, "exact": True},
+        {"type": "blockwise", "min_block": 4, "range": [0.1, 0.5], "skip": 0.5},
         {"type": "random"},
         {"type": "random", "ratio": 0.6, "cell": 2},
         {"type": "none"},

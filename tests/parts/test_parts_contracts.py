@@ -33,6 +33,7 @@ SMALL = {  # for speed, and to fit the small sizes of the checks
 }
 VARIANTS = [
     ("masker", {"type": "blockwise", "exact": True}),
+    ("masker", {"type": "blockwise", "range": (0.1, 0.5), "skip": 0.5}),
     ("masker", {"type": "random", "cell": 2}),
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
