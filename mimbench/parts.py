@@ -178,6 +178,7 @@ class TeacherTokenizer(Tokenizer):
     reads = "teacher"
     whole_batch: ClassVar[bool] = False  # its targets compare the images of the whole batch
     needs_head: ClassVar[bool] = False  # it reads `Taught.head`, which a teacher of another row does not have
+    needs_rows: ClassVar[bool] = False  # it asks that head for single positions: the decoder must have `rows`
 
     def build(self, dim: int, depth: int) -> None:
         """The teacher's dimension and number of blocks. Called once, before `width`."""
@@ -221,7 +222,7 @@ class Decoder(nn.Module):
     restores_grid: ClassVar[bool]  # True: takes the visible patches only and puts mask tokens in the gaps
     levels: ClassVar[tuple[Level, ...]] = ("patch",)
     # optional: `rows(features)`, (..., D) -> (..., width), where each prediction needs the features of its own position only.
-    # Causal attention and `self_distillation` ask for it
+    # Causal attention and tokenizers with `needs_rows` ask for it
 
     def build(self, dim: int, width: int, grid: PatchGrid, last: Decoder | None = None) -> None:
         """Create the layers: encoder dimension, size of a prediction, patches. Called once.
@@ -240,6 +241,10 @@ class Decoder(nn.Module):
     def forward(self, encoded: Encoded, masks: Masks | None) -> Tensor:
         """(M, width): one prediction for each position in `masks.predicted`, in that order; without masks (B, width)."""
         raise NotImplementedError
+
+    def taught(self, encoded: Encoded, masks: Masks | None) -> Tensor:
+        """What the teacher's copy computes: without the layers that only the student has, such as a predictor."""
+        return self(encoded, masks)
 
     def after_backward(self, progress: float) -> None:
         """May drop gradients, such as those of a frozen last layer."""

@@ -134,7 +134,7 @@ def _check_teacher(recipe: Recipe, parts: _Parts, place: str) -> None:
     if recipe.teacher is None:
         raise UserError(f"{place}: {parts.title['tokenizer']} reads the teacher, and the recipe has none. "
                         "Add `teacher: {momentum: 0.996}`, or `teacher: {row: NAME}`.")  # fmt: skip
-    if getattr(parts.tokenizer, "needs_head", False) and not hasattr(parts.decoder, "rows"):
+    if getattr(parts.tokenizer, "needs_rows", False) and not hasattr(parts.decoder, "rows"):
         raise UserError(f"{place}: {parts.title['tokenizer']} reads the teacher's decoder position by position, which "
                         f"{parts.title['decoder']} cannot.{_with('decoder', 'rows')}")  # fmt: skip
     if recipe.teacher.row is not None and getattr(parts.tokenizer, "needs_head", False):

@@ -20,6 +20,7 @@ class SelfDistillation(TeacherTokenizer):
     target = "distribution"
     levels = ("patch", "image")
     needs_head = True
+    needs_rows = True
 
     center: Tensor
     sums: Tensor
