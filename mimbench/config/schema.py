@@ -55,6 +55,9 @@ class EncoderConfig(Checked):
     norm_eps: Positive = field(default=1e-6, metadata={"neutral": 1e-6})  # of every LayerNorm
     normalization: Literal["imagenet", "half", "clip"] = field(default="imagenet", metadata={"neutral": "imagenet"})
     init: Literal["xavier", "beit"] = field(default="xavier", metadata={"neutral": "xavier"})
+    frozen_patches: bool = field(
+        default=False, metadata={"neutral": False}
+    )  # in pre-training the patch embedding stays random
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:

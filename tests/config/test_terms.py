@@ -42,7 +42,7 @@ REFUSED = {
         [row(**LATENT, teacher={"row": "b", "keep": "student"}), row("b", encoder={"patch": 8})],
         ["teacher.row", "32 px in patches of 8 there, 32 px in patches of 4 here"]),
     "teacher that no term reads": (
-        [row(teacher=MOVING)], ["teacher: no term reads it", "Allowed: clusters, latent, self_distillation."]),
+        [row(teacher=MOVING)], ["teacher: no term reads it", "Allowed: clusters, latent, projection, self_distillation."]),
     "teacher missing": (
         [row(**LATENT)], ["tokenizer 'latent' reads the teacher", "Add `teacher: {momentum: 0.996}`"]),
     "teacher of another row without a head": (
@@ -99,7 +99,7 @@ REFUSED = {
         ["level image: decoder 'transformer' works at level patch", "linear, projector, prototypes"]),
     "level of the tokenizer": (
         [row(terms=terms(level="image"))],
-        ["level image: tokenizer 'dvae' works at level patch", "Allowed: labels, self_distillation, twin."]),
+        ["level image: tokenizer 'dvae' works at level patch", "Allowed: labels, projection, self_distillation, twin."]),
     "target and loss": (
         [row(base="dino", terms={"class": {"loss": "mse"}})],
         ["'self_distillation' gives distribution", "'mse' expects features", "Allowed: soft_cross_entropy."]),

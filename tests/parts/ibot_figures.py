@@ -27,7 +27,7 @@ def _official(side):
     loader.psz, loader.pred_shape, loader.pred_start_epoch = 1, "block", 0
     loader.pred_ratio, loader.pred_ratio_var = [0.0, 0.3], [0.0, 0.2]
     loader.log_aspect_ratio = (float(np.log(0.3)), float(np.log(1 / 0.3)))
-    with mock.patch.object(ImageFolder, "__getitem__", lambda self, index: ([torch.zeros(3, side, side)],)):
+    with mock.patch.object(ImageFolder, "__getitem__", return_value=([torch.zeros(3, side, side)],)):
         return np.stack([loader[index][-1][0] for index in range(DRAWS)])
 
 

@@ -38,6 +38,9 @@ CASES = {
         {"type": "smooth_l1"},
         {"type": "soft_cross_entropy"},
         {"type": "nt_xent", "temperature": 0.5},
+        {"type": "info_nce", "temperature": 0.5},
+        {"type": "cosine"},
+        {"type": "vicreg"},
     ],
     "tokenizer": [
         {"type": "pixels"},
@@ -51,6 +54,7 @@ CASES = {
         {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.4, "warmup": 0.75},
         {"type": "clusters", "clusters": 5, "temperature": 0.7},
         {"type": "twin"},
+        {"type": "projection", "dim": 5},
     ],
     "decoder": [
         {"type": "linear"},
@@ -62,6 +66,7 @@ CASES = {
         {"type": "predictor", "dim": 8, "depth": 2, "heads": 2},
         {"type": "projector", "hidden": 8},
         {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True},
+        {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True, "predictor": 2},
         {"type": "prototypes", "hidden": 8, "bottleneck": 4},
     ],
 }
@@ -120,7 +125,8 @@ def teacher_output(tokenizer):
     tokenizer.build(4, 3)
     fill(tokenizer)
     taps = {block: wave(2, 7, 4, pace=1.1 + 0.3 * block) for block in range(3)}
-    head = mock.Mock(rows=lambda x: x @ wave(4, 5, pace=0.8))
+    rows = lambda x: x @ wave(4, 5, pace=0.8)
+    head = mock.Mock(rows=rows, taught=lambda encoded, masks: rows(encoded.cls))
     taught = Taught(Encoded(wave(2, 6, 4), wave(2, 4, pace=3), None, taps), head, 0.5)
     values = []
     for level in (*tokenizer.levels, *tokenizer.levels):

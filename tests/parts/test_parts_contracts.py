@@ -41,6 +41,7 @@ VARIANTS = [
     ("decoder", {"type": "linear", "norm": True}),
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
+    ("decoder", {"type": "projector", "hidden": 16, "last_norm": True, "predictor": 2}),
 ]
 
 

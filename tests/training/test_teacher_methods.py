@@ -52,3 +52,61 @@ def test_ibots_patches_and_class_token_share_one_head_and_have_centers_of_their_
     assert list(objective.decoders) == ["class"]
     assert one.tokenizer is not other.tokenizer
     assert one.tokenizer.center is not other.tokenizer.center
+
+
+def projected(objective, micro):
+    """Queries of the student and keys of the teacher by crop."""
+    head, teacher = objective.decoders["pair"], objective.teacher
+    images = {copy: normalize(view["raw"]) for copy, view in micro["views"].items()}
+    queries = [head.predict(head.project(objective.encoder(image).cls)) for image in images.values()]
+    return queries, [teacher.decoders["pair"].project(teacher.encoder(image).cls) for image in images.values()]
+
+
+def test_moco_v3s_step_is_the_sum_of_both_directions(tmp_path):
+    objective, recipe = objective_of(tmp_path, "mocov3")
+    micro = micro_of(objective, recipe)
+    with torch.no_grad():
+        ours, (queries, keys) = objective(micro), projected(objective, micro)
+    unit = lambda x: x / x.norm(dim=1, keepdim=True)
+    scores = [unit(q) @ unit(k).T / 0.2 for q, k in zip(queries, reversed(keys), strict=True)]
+    expected = sum(2 * 0.2 * -(s.log_softmax(1).diagonal()).mean() for s in scores)
+    torch.testing.assert_close(ours, expected, **TOLERANCE)
+
+
+def test_byols_step_is_lightlys_loss_of_both_directions(tmp_path):
+    from lightly import loss as loss_module
+
+    objective, recipe = objective_of(tmp_path, "byol")
+    micro = micro_of(objective, recipe)
+    with torch.no_grad():
+        ours, (queries, keys) = objective(micro), projected(objective, micro)
+    cosine = loss_module.NegativeCosineSimilarity()
+    expected = sum(2 + 2 * cosine(q, k) for q, k in zip(queries, reversed(keys), strict=True))
+    torch.testing.assert_close(ours, expected, **TOLERANCE)
+
+
+def test_vicregs_step_is_lightlys_loss(tmp_path):
+    from lightly import loss as loss_module
+
+    objective, recipe = objective_of(tmp_path, "vicreg")
+    micro = micro_of(objective, recipe)
+    with torch.no_grad():
+        head = objective.decoders["pair"].project
+        one, other = (head(objective.encoder(normalize(v["raw"])).cls) for v in micro["views"].values())
+        torch.testing.assert_close(objective(micro), loss_module.VICRegLoss()(one, other), **TOLERANCE)
+
+
+def test_frozen_patches_stay_as_they_were_initialized_in_pretraining_and_are_fine_tuned(tmp_path):
+    from mimbench.config.schema import EncoderConfig, from_spec
+    from mimbench.models.encoder import make_encoder
+    from mimbench.plan.pairing import architecture
+
+    objective, recipe = objective_of(tmp_path, "mocov3")
+    objective(micro_of(objective, recipe)).backward()
+    embedding = objective.encoder.body.patch_embed.proj
+    assert embedding.weight.grad is None
+    assert objective.encoder.body.blocks[0].mlp.fc1.weight.grad.any()
+    config = from_spec(EncoderConfig, recipe["encoder"])
+    evaluated = make_encoder(from_spec(EncoderConfig, architecture(config)), 32, seed=0)
+    assert torch.equal(evaluated.body.patch_embed.proj.weight, embedding.weight)
+    assert evaluated.body.patch_embed.proj.weight.requires_grad
