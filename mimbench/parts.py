@@ -219,15 +219,17 @@ class Decoder(nn.Module):
     needs_blocks: ClassVar[bool] = False  # a BlockMasker's
     needs_constant_count: ClassVar[bool] = False  # of the masker
     needs_last: ClassVar[bool] = False  # it predicts with the decoder that `same_as` names only
+    keeps_width: ClassVar[bool] = False  # its predictions are as wide as the features it reads
     restores_grid: ClassVar[bool]  # True: takes the visible patches only and puts mask tokens in the gaps
     levels: ClassVar[tuple[Level, ...]] = ("patch",)
     # optional: `rows(features)`, (..., D) -> (..., width), where each prediction needs the features of its own position only.
     # Causal attention and tokenizers with `needs_rows` ask for it
 
     def build(self, dim: int, width: int, grid: PatchGrid, last: Decoder | None = None) -> None:
-        """Create the layers: encoder dimension, size of a prediction, patches. Called once.
+        """Create the layers: dimension of the features, size of a prediction, patches. Called once.
 
-        `last`: the decoder of the term that `same_as` names, whose last layers predict for this one too.
+        `last`: the decoder of the term that `same_as` names, whose last layers predict for this one too. With `after: TERM`
+        the features are that term's predictions at their places, with zeros at the others, in place of the encoder's patches.
         """
         raise NotImplementedError
 

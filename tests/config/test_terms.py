@@ -88,6 +88,40 @@ REFUSED = {
     "same_as for a decoder that shares nothing": (
         [row(terms={"a": {}, "b": {"decoder": {"type": "tests_no_last", "same_as": "a"}}})],
         ["decoder 'tests_no_last' shares no layers", "write `same_as` alone"]),
+    "after a term that is not there": (
+        [row(base="cae", terms={"tokens": {"decoder": {"after": "aling"}}})],
+        ["terms.tokens.decoder.after", "unknown term with a decoder of its own 'aling'", "Did you mean 'align'"]),
+    "after a term that comes after this one": (
+        [row(base="cae", terms={"align": {"decoder": {"after": "tokens"}}})],
+        ["terms.align.decoder.after", "unknown term with a decoder of its own 'tokens'"]),
+    "after a term that predicts other views": (
+        [row(base="cae", views={"x": {}, "y": {}}, terms={"align": {"views": ["x"]}})],
+        ["decoder.after: 'align': it does not predict view 'y'"]),
+    "after a term of images": (
+        [row(masker="random", terms={"a": {"level": "image", "tokenizer": {"type": "labels", "classes": 12}},
+                                     "b": {"decoder": {"type": "linear", "after": "a"}}})],
+        ["terms.b.decoder.after: 'a': both terms need level patch, and that term has level image"]),
+    "after a term, by a decoder that fills gaps": (
+        [row(base="cae", terms={"tokens": {"decoder": {"type": "transformer", "after": "align"}}})],
+        ["decoder 'transformer' fills the gaps between visible patches, and predictions leave none"]),
+    "after a term, heads that do not divide its width": (
+        [row(base="cae", terms={"tokens": {"decoder": {"heads": 3}}})],
+        ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
+    "decoder that keeps the width, and another target": (
+        [row(base="cae", terms={"align": {"tokenizer": {"type": "pixels"}}})],
+        ["terms.align: decoder 'regressor' predicts as many values as the features it reads have, 32", "'pixels' gives 48"]),
+    "teacher of hidden patches, whole images to the student": (
+        [row(**LATENT, teacher={**MOVING, "sees": "hidden"})],
+        ["teacher.sees 'hidden' needs encoder.masking 'drop', not 'token'"]),
+    "teacher of hidden patches, a center over all": (
+        [row(base="cae", terms={"align": {"tokenizer": "self_distillation", "decoder": "prototypes",
+                                          "loss": "soft_cross_entropy"}})],
+        ["teacher.sees 'hidden': tokenizer 'self_distillation' compares all patches"]),
+    "teacher of hidden patches, targets everywhere": (
+        [row(base="cae", masker={"type": "random", "ratio": 0.5, "predict": "all"})],
+        ["teacher.sees 'hidden' gives targets at hidden patches only", "predict: all"]),
+    "teacher of hidden patches, another row's": (
+        [row(base="cae", teacher={"row": "b"}), row("b")], ["teacher.sees 'hidden' needs a moving average"]),
     "decoder that needs another's last layer": (
         [row(masker="random", terms={"a": {"decoder": {"type": "aggregated", "layer": 1, "heads": 2}}})],
         ["terms.a: decoder 'aggregated' predicts with another term's decoder", "same_as"]),
