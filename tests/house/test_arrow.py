@@ -83,7 +83,8 @@ def test_a_part_imports_contracts_and_models_alone(path):
 
 
 def test_nothing_in_the_engine_names_a_shipped_part():
-    names = {p.stem for p in (ROOT / "registries").rglob("*.py")} - {"__init__", "none", "random", "linear", "labels"}
+    words = {"__init__", "none", "random", "linear", "labels", "cosine", "blocks"}  # the engine's own too
+    names = {p.stem for p in (ROOT / "registries").rglob("*.py")} - words
     for path in ENGINE:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -68,6 +68,8 @@ CASES = {
         {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True},
         {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True, "predictor": 2},
         {"type": "prototypes", "hidden": 8, "bottleneck": 4},
+        {"type": "regressor", "depth": 2, "heads": 2},
+        {"type": "blocks", "depth": 2, "heads": 2},
     ],
 }
 FROM_FILES = {"dalle"}  # what they compute is in a file, see test_dalle.py
@@ -141,7 +143,7 @@ def teacher_output(tokenizer):
 def decoder_output(decoder):
     last = registry.build("decoder", {"type": "linear"})
     last.build(4, 3, GRID)
-    decoder.build(4, 3, GRID, last=last)
+    decoder.build(4, 4 if decoder.keeps_width else 3, GRID, last=last)
     fill(decoder)
     if "patch" not in decoder.levels:
         encoded = Encoded(wave(5, 6, 4), wave(5, 4, pace=3), None, {})

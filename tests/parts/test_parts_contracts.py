@@ -30,6 +30,8 @@ SMALL = {  # for speed, and to fit the small sizes of the checks
     "predictor": {"dim": 16, "depth": 2, "heads": 2},
     "projector": {"hidden": 16},
     "prototypes": {"hidden": 16, "bottleneck": 8},
+    "regressor": {"depth": 2, "heads": 2},
+    "blocks": {"depth": 2, "heads": 2},
 }
 VARIANTS = [
     ("masker", {"type": "blockwise", "exact": True}),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 from objectives import micro_of, objective_of
 
 from mimbench.data.views import normalize
@@ -110,3 +113,35 @@ def test_frozen_patches_stay_as_they_were_initialized_in_pretraining_and_are_fin
     evaluated = make_encoder(from_spec(EncoderConfig, architecture(config)), 32, seed=0)
     assert torch.equal(evaluated.body.patch_embed.proj.weight, embedding.weight)
     assert evaluated.body.patch_embed.proj.weight.requires_grad
+
+
+def test_caes_step_is_the_loss_of_the_decoder_after_the_regressor_and_twice_the_regressors_own(tmp_path):
+    """With pixels for tokens, which need no tokenizer that was trained."""
+    colors = {"tokenizer": {"type": "pixels"}, "loss": "mse"}
+    objective, recipe = objective_of(tmp_path, "cae", terms={"tokens": colors})
+    micro = micro_of(objective, recipe)
+    (masks,), (view,) = micro["masks"].values(), micro["views"].values()
+    image, hidden = normalize(view["raw"]), masks.masked
+    with torch.no_grad():
+        ours, regressor, blocks = objective(micro), objective.decoders["align"], objective.decoders["tokens"]
+        encoded = objective.encoder(image, masks)
+        latent = regressor(encoded, masks)
+        only_hidden = (hidden.nonzero()[:, 1]).view(len(hidden), -1)
+        target = objective.encoder(image, replace(masks, kept=only_hidden)).patches.flatten(0, 1)
+        x = (latent + blocks.positions.expand(len(hidden), -1, -1)[hidden]).view(len(hidden), -1, latent.shape[1])
+        for block in blocks.blocks:
+            x = block(x)
+        predicted = blocks.project(blocks.norm(x)).flatten(0, 1)
+    cells = image.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, N, 48)
+    expected = F.mse_loss(predicted, cells[hidden]) + 2 * F.mse_loss(latent, target)
+    torch.testing.assert_close(ours, expected, **TOLERANCE)
+
+
+def test_caes_tokens_send_their_gradient_through_the_regressor_and_none_to_the_teacher(tmp_path):
+    objective, recipe = objective_of(
+        tmp_path, "cae", terms={"tokens": {"tokenizer": "pixels", "loss": "mse"}, "align": {"weight": 0.0}}
+    )
+    objective(micro_of(objective, recipe)).backward()
+    assert objective.decoders["align"].mask_token.grad.any()
+    assert objective.encoder.body.patch_embed.proj.weight.grad.any()
+    assert all(p.grad is None for p in objective.teacher.parameters())
