@@ -176,7 +176,7 @@ class TeacherTokenizer(Tokenizer):
     """Targets from the recipe's teacher, which sees the whole image."""
 
     reads = "teacher"
-    whole_batch: ClassVar[bool] = False  # its targets compare the images of the whole batch
+    whole_batch: bool = False  # its targets compare the images of the whole batch
     needs_head: ClassVar[bool] = False  # it reads `Taught.head`, which a teacher of another row does not have
     needs_rows: ClassVar[bool] = False  # it asks that head for single positions: the decoder must have `rows`
 
@@ -209,6 +209,10 @@ class StudentTokenizer(Tokenizer):
 
     reads = "student"
     levels: ClassVar[tuple[Level, ...]] = ("image",)
+
+    def build(self, dim: int, depth: int) -> None:
+        """The encoder's dimension and number of blocks. Called once, before `width`."""
+        self.dim, self.depth = dim, depth
 
 
 class Decoder(nn.Module):

@@ -243,6 +243,8 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
                 tokenizer.build(grid)
             if parts.reads == "teacher":
                 tokenizer.build(teacher.dim, teacher.depth)
+            elif parts.reads == "student":
+                tokenizer.build(recipe.encoder.dim, recipe.encoder.depth)
         width = int(tokenizer.width(grid))
     except (ValueError, RuntimeError, MemoryError) as error:  # the last two for a size that exceeds memory
         raise UserError(f"{place}: {title['masker']} or {title['tokenizer']} fails in this size: {error}") from error

@@ -105,6 +105,8 @@ class Pretraining(Objective):
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive(seed, "tokenizer", name))
                     tokenizer.build(teacher.dim, teacher.depth)
+            elif tokenizer.reads == "student":
+                tokenizer.build(encoder.dim, encoder.depth)
         self.terms, self.decoders = make_terms(recipe, encoder, tokenizers, seed)
         if recipe.get("teacher"):
             config = from_spec(TeacherConfig, {"row": None, **recipe["teacher"]})
