@@ -41,6 +41,7 @@ CASES = {
         {"type": "info_nce", "temperature": 0.5},
         {"type": "cosine"},
         {"type": "vicreg"},
+        {"type": "koleo"},
     ],
     "tokenizer": [
         {"type": "pixels"},
@@ -52,6 +53,7 @@ CASES = {
         {"type": "latent", "layers": 2, "normalize_mean": True},
         {"type": "latent", "norm": False},
         {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.4, "warmup": 0.75},
+        {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.9, "centering": "sinkhorn"},
         {"type": "clusters", "clusters": 5, "temperature": 0.7},
         {"type": "twin"},
         {"type": "projection", "dim": 5},
@@ -69,6 +71,7 @@ CASES = {
         {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True, "predictor": 2},
         {"type": "prototypes", "hidden": 8, "bottleneck": 4},
         {"type": "regressor", "depth": 2, "heads": 2},
+        {"type": "identity"},
         {"type": "blocks", "depth": 2, "heads": 2},
     ],
 }

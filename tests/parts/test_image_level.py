@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
 from test_golden_parts import wave
 
 from mimbench import registry
-from mimbench.parts import Encoded, PatchGrid, Taught
+from mimbench.models.sinkhorn import sinkhorn
+from mimbench.parts import Encoded, Masks, PatchGrid, Taught
 
 GRID = PatchGrid(2, 2, 4)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -98,3 +100,36 @@ def test_the_teachers_projection_does_not_pass_the_predictor():
     torch.testing.assert_close(target, head.project(x))
     torch.testing.assert_close(head(of_class_token(x), None), head.predict(target))
     assert not torch.allclose(head(of_class_token(x), None), target, atol=1e-2)
+
+
+def test_koleo_is_lightlys_whichever_rank_asks():
+    from lightly import loss as loss_module
+
+    x, ours = wave(6, 10, pace=1.3), registry.build("loss", {"type": "koleo"})
+    found = torch.cat([ours(x, x, rows) for rows in (slice(0, 2), slice(2, 6))]).mean()
+    torch.testing.assert_close(found, loss_module.KoLeoLoss()(x), **TOLERANCE)
+
+
+@pytest.mark.parametrize("level", ["image", "patch"])
+def test_balanced_targets_are_lightlys_sinkhorn_of_the_images_or_of_the_predicted_patches(level):
+    from lightly.loss import swav_loss
+
+    given = {"type": "self_distillation", "prototypes": 5, "temperature": 0.07, "start": 0.07, "centering": "sinkhorn"}
+    tokenizer = registry.build("tokenizer", given)
+    tokenizer.build(5, 1)
+    head, patches = Mock(rows=lambda x: x), wave(6, 4, 5, pace=1.3)
+    masks = Masks(torch.ones(6, 4, dtype=torch.bool), torch.tensor([0, 3, 7, 8, 13, 14, 22]), None, 7)
+    targets = tokenizer(Taught(Encoded(patches, patches[:, 0], None, {}), head, 0.5), masks, level)
+    scores = patches[:, 0] if level == "image" else patches.flatten(0, 1)[masks.predicted]
+    found = targets if level == "image" else targets.flatten(0, 1)[masks.predicted]
+    torch.testing.assert_close(found, swav_loss.sinkhorn(scores, iterations=3, epsilon=0.07), **TOLERANCE)
+    balanced = sinkhorn(scores / 0.07, 500)
+    torch.testing.assert_close(balanced.mean(0), torch.full((5,), 1 / 5), rtol=1e-2, atol=0.0)
+    center = tokenizer.center.clone()
+    tokenizer.after_step(1)
+    assert torch.equal(tokenizer.center, center)
+    assert not center.any()
+
+
+def test_balancing_no_patches_at_all_gives_none():
+    assert sinkhorn(torch.zeros(0, 5), 3).shape == (0, 5)

@@ -40,6 +40,8 @@ VARIANTS = [
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
     ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),
+    ("tokenizer", {"type": "self_distillation", "prototypes": 16, "centering": "sinkhorn"}),
+    ("tokenizer", {"type": "twin", "dim": None}),
     ("decoder", {"type": "linear", "norm": True}),
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),

@@ -17,9 +17,9 @@ from mimbench.store.weights import load_weights
 
 GRID = str(ROOT / "tests" / "methods.yaml")
 ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt", "ibot",
-        "mocov3", "byol", "vicreg", "cae",
+        "mocov3", "byol", "vicreg", "cae", "dinov2",
         "frozen-teacher", "continued")  # fmt: skip
-WHOLE_BATCH = ("simclr", "capi", "mocov3", "byol", "vicreg")
+WHOLE_BATCH = ("simclr", "capi", "mocov3", "byol", "vicreg", "dinov2")
 
 
 @pytest.fixture(scope="module")

@@ -145,3 +145,28 @@ def test_caes_tokens_send_their_gradient_through_the_regressor_and_none_to_the_t
     assert objective.decoders["align"].mask_token.grad.any()
     assert objective.encoder.body.patch_embed.proj.weight.grad.any()
     assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+def test_dinov2s_step_is_balanced_cross_entropies_and_a_tenth_of_koleo_per_crop(tmp_path):
+    from lightly import loss as loss_module
+    from lightly.loss import swav_loss
+
+    objective, recipe = objective_of(tmp_path, "dinov2")
+    objective.encoder.only_predicted = False
+    micro = micro_of(objective, recipe)
+    with torch.no_grad():
+        objective.teacher.encoder.body.blocks[0].mlp.fc1.weight.mul_(1.5)
+        student, teacher = seen(objective, micro, objective), seen(objective, micro, objective.teacher)
+        ours = objective(micro)
+    balanced = lambda scores: swav_loss.sinkhorn(scores, iterations=3, epsilon=0.04)  # the temperature at the start
+    crops, expected = [f"global.{i}" for i in range(2)], torch.zeros(())
+    pairs = [(crop, copy) for crop in crops for copy in student if copy != crop]
+    for crop, copy in pairs:
+        expected += F.cross_entropy(student[copy][0] / 0.1, balanced(teacher[crop][0])) / len(pairs)
+    for crop in crops:
+        masked = micro["masks"][crop].masked
+        each = F.cross_entropy(student[crop][1][masked] / 0.1, balanced(teacher[crop][1][masked]), reduction="none")
+        by_image = [values.mean() for values in each.split(masked.sum(1).tolist()) if len(values)]
+        expected += sum(by_image) / len(masked) / len(crops)
+        expected += 0.1 * loss_module.KoLeoLoss()(student[crop][2])
+    torch.testing.assert_close(ours, expected, **TOLERANCE)
