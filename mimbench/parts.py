@@ -130,6 +130,12 @@ def check_amount(ratio: float, count: int | None) -> None:
         raise ValueError(f"count must be at least 1, not {count}.")
 
 
+def check_predict(predict: Predict | float) -> None:
+    """For a masker of which a share of the masked patches may be predicted."""
+    if isinstance(predict, float) and not 0 < predict < 1:
+        raise ValueError(f"predict must be masked, all or a share between 0 and 1, not {predict}.")
+
+
 class Tokenizer(nn.Module):
     """Turns images into targets, one per patch, without gradient."""
 

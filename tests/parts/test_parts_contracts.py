@@ -37,6 +37,7 @@ VARIANTS = [
     ("masker", {"type": "blockwise", "exact": True}),
     ("masker", {"type": "blockwise", "range": (0.1, 0.5), "skip": 0.5}),
     ("masker", {"type": "random", "cell": 2}),
+    ("masker", {"type": "random", "predict": 0.3}),
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
     ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),

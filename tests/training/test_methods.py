@@ -17,7 +17,7 @@ from mimbench.store.weights import load_weights
 
 GRID = str(ROOT / "tests" / "methods.yaml")
 ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt", "ibot",
-        "mocov3", "byol", "vicreg", "cae", "dinov2",
+        "mocov3", "byol", "vicreg", "cae", "dinov2", "crossmae",
         "frozen-teacher", "continued")  # fmt: skip
 WHOLE_BATCH = ("simclr", "capi", "mocov3", "byol", "vicreg", "dinov2")
 
