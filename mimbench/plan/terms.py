@@ -15,6 +15,7 @@ from mimbench.config.schema import ONLY, EncoderConfig, Recipe
 from mimbench.config.terms import LINKS, TermConfig, without_links
 from mimbench.errors import UserError, nearest, unknown
 from mimbench.parts import PatchGrid
+from mimbench.plan.batch import check_batch
 from mimbench.plan.features import check_features, check_hidden, width_read
 
 
@@ -56,6 +57,8 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
         where = place if recipe.flat else f"{place}: terms.{name}"
         _check_decoder(recipe, name, parts, widths, where)
         check_features(recipe, name, parts.decoder, parts.masker, parts.title, widths, where)
+        of_term = {"loss": parts.loss, "tokenizer": parts.tokenizer, "decoder": parts.decoder}
+        check_batch(recipe, of_term, parts.title, widths[name], where)
     if recipe.teacher is not None and all(parts.reads != "teacher" for parts in built.values()):
         raise UserError(f"{place}: teacher: no term reads it.{_fitting('tokenizer', 'reads', 'teacher')}")
 

@@ -107,6 +107,23 @@ REFUSED = {
     "after a term, heads that do not divide its width": (
         [row(base="cae", terms={"tokens": {"decoder": {"heads": 3}}})],
         ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
+    "more clusters than a step has patches": (
+        [row(base="capi", tokenizer={"clusters": 2049})],
+        ["tokenizer 'clusters' gives 2049 prototypes equal shares", "there are 2048 (32 images of 64)"]),
+    "more balanced prototypes than a step has patches": (
+        [row(base="dinov2", tokenizer={"prototypes": 4096})],
+        ["terms.class: tokenizer 'self_distillation' gives 4096 prototypes equal shares"]),
+    "contrast within one image": (
+        [row(base="mocov3", schedule={"batch": 1})],
+        ["terms.pair: loss 'info_nce' compares the images of a batch, and schedule.batch is 1"]),
+    "projection without a teacher": (
+        [row(base="mocov3", teacher=None)], ["tokenizer 'projection' reads the teacher, and the recipe has none"]),
+    "projection of another row's teacher": (
+        [row(base="byol", teacher={"row": "b"}), row("b")],
+        ["'projection' reads the teacher's decoder", "Use a moving average"]),
+    "view larger than the image": (
+        [row(base="dino", views={"local": {"share": 1.5}})],
+        ["views.local.share: must be greater than 0 and at most 1, not 1.5"]),
     "decoder that keeps the width, and another target": (
         [row(base="cae", terms={"align": {"tokenizer": {"type": "pixels"}}})],
         ["terms.align: decoder 'regressor' predicts as many values as the features it reads have, 32", "'pixels' gives 48"]),
