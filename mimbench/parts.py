@@ -145,6 +145,12 @@ def check_amount(ratio: float, count: int | None) -> None:
         raise ValueError(f"count must be at least 1, not {count}.")
 
 
+def check_predict(predict: Predict | float) -> None:
+    """For a masker of which a share of the masked patches may be predicted."""
+    if isinstance(predict, float) and not 0 < predict < 1:
+        raise ValueError(f"predict must be masked, all or a share between 0 and 1, not {predict}.")
+
+
 class Tokenizer(nn.Module):
     """Turns images into targets, one per patch, without gradient."""
 
@@ -206,8 +212,9 @@ class TeacherTokenizer(Tokenizer):
     """Targets from the recipe's teacher, which sees the whole image."""
 
     reads = "teacher"
-    whole_batch: ClassVar[bool] = False  # its targets compare the images of the whole batch
+    whole_batch: bool = False  # its targets compare the images of the whole batch
     needs_head: ClassVar[bool] = False  # it reads `Taught.head`, which a teacher of another row does not have
+    needs_rows: ClassVar[bool] = False  # it asks that head for single positions: the decoder must have `rows`
 
     def build(self, dim: int, depth: int) -> None:
         """The teacher's dimension and number of blocks. Called once, before `width`."""
@@ -239,6 +246,10 @@ class StudentTokenizer(Tokenizer):
     reads = "student"
     levels: ClassVar[tuple[Level, ...]] = ("image",)
 
+    def build(self, dim: int, depth: int) -> None:
+        """The encoder's dimension and number of blocks. Called once, before `width`."""
+        self.dim, self.depth = dim, depth
+
 
 class Decoder(nn.Module):
     """Predicts the targets from the encoder's features."""
@@ -248,15 +259,17 @@ class Decoder(nn.Module):
     needs_blocks: ClassVar[bool] = False  # a BlockMasker's
     needs_constant_count: ClassVar[bool] = False  # of the masker
     needs_last: ClassVar[bool] = False  # it predicts with the decoder that `same_as` names only
+    keeps_width: ClassVar[bool] = False  # its predictions are as wide as the features it reads
     restores_grid: ClassVar[bool]  # True: takes the visible patches only and puts mask tokens in the gaps
     levels: ClassVar[tuple[Level, ...]] = ("patch",)
     # optional: `rows(features)`, (..., D) -> (..., width), where each prediction needs the features of its own position only.
-    # Causal attention and `self_distillation` ask for it
+    # Causal attention and tokenizers with `needs_rows` ask for it
 
     def build(self, dim: int, width: int, grid: PatchGrid, last: Decoder | None = None) -> None:
-        """Create the layers: encoder dimension, size of a prediction, patches. Called once.
+        """Create the layers: dimension of the features, size of a prediction, patches. Called once.
 
-        `last`: the decoder of the term that `same_as` names, whose last layers predict for this one too.
+        `last`: the decoder of the term that `same_as` names, whose last layers predict for this one too. With `after: TERM`
+        the features are that term's predictions at their places, with zeros at the others, in place of the encoder's patches.
         """
         raise NotImplementedError
 
@@ -270,6 +283,10 @@ class Decoder(nn.Module):
     def forward(self, encoded: Encoded, masks: Masks | None) -> Tensor:
         """(M, width): one prediction for each position in `masks.predicted`, in that order; without masks (B, width)."""
         raise NotImplementedError
+
+    def taught(self, encoded: Encoded, masks: Masks | None) -> Tensor:
+        """What the teacher's copy computes: without the layers that only the student has, such as a predictor."""
+        return self(encoded, masks)
 
     def after_backward(self, progress: float) -> None:
         """May drop gradients, such as those of a frozen last layer."""

@@ -22,7 +22,15 @@ from mimbench.config.ranges import (
     Whole,
     between,
 )
-from mimbench.config.terms import TERM_PARTS, TeacherConfig, TermConfig, TokenizerTeacher, ViewConfig
+from mimbench.config.terms import (
+    LINKS,
+    TERM_PARTS,
+    TeacherConfig,
+    TermConfig,
+    TokenizerTeacher,
+    ViewConfig,
+    without_links,
+)
 from mimbench.errors import UserError, check_known
 
 NAME = Annotated[
@@ -55,6 +63,9 @@ class EncoderConfig(Checked):
     norm_eps: Positive = field(default=1e-6, metadata={"neutral": 1e-6})  # of every LayerNorm
     normalization: Literal["imagenet", "half", "clip"] = field(default="imagenet", metadata={"neutral": "imagenet"})
     init: Literal["xavier", "beit"] = field(default="xavier", metadata={"neutral": "xavier"})
+    frozen_patches: bool = field(
+        default=False, metadata={"neutral": False}
+    )  # in pre-training the patch embedding stays random
 
     def check(self, place: str) -> None:
         if self.dim * self.mlp_ratio < 1:
@@ -359,16 +370,16 @@ def _term(name: str, written: Any, recipe: dict[str, Any]) -> TermConfig:
     resolved = {}
     for kind in TERM_PARTS:
         own, default = written.get(kind), recipe.get(kind)
-        if isinstance(own, dict) and "same_as" not in own and isinstance(default, dict):
+        links: dict[str, str] = {}
+        if kind == "decoder" and isinstance(own, dict):
+            links = {key: coerce(str, own[key], f"{place}decoder.{key}") for key in LINKS if key in own}
+            own = without_links(own)
+        if isinstance(own, dict) and "same_as" not in links and isinstance(default, dict):
             own = {**default, **own} if own.get("type", default.get("type")) == default.get("type") else own
-        shared = {}
-        if kind == "decoder" and isinstance(own, dict) and "same_as" in own:
-            shared = {"same_as": coerce(str, own["same_as"], f"{place}decoder.same_as")}
-            own = {key: value for key, value in own.items() if key != "same_as"}
-        if own or not shared:  # with `same_as` alone, the decoder is that term's
-            found = default if own is None else own
-            shared = {**_part(kind, {} if found is None else {kind: found}, place), **shared}
-        resolved[kind] = shared
+        found = default if own is None else own
+        whole = "same_as" in links and not own  # the decoder is that term's
+        part = {} if whole else _part(kind, {} if found is None else {kind: found}, place)
+        resolved[kind] = {**part, **links}
     return dataclass_from(TermConfig, {**written, **resolved}, place.removesuffix("."))
 
 

@@ -10,6 +10,7 @@ from mimbench.config.ranges import Count, NotNegative, PositiveShare, Share
 from mimbench.errors import UserError
 
 TERM_PARTS = ("tokenizer", "decoder", "loss")  # the recipe's own are the defaults of every term
+LINKS = ("same_as", "after")  # keys of a decoder that name another term
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class TeacherConfig(Checked):
     end: Share = 1.0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     row: str | None = None  # frozen: the encoder of that row, same seed
+    sees: Literal["all", "hidden"] = field(
+        default="all", metadata={"neutral": "all"}
+    )  # hidden: what the student does not
     keep: Literal["teacher", "student"] = "teacher"  # which encoder leaves the run
     weights: str | None = field(default=None, metadata={"neutral": None})  # frozen: FILE, timm:NAME or hf:NAME
 
@@ -76,9 +80,15 @@ class TermConfig:
     """One summand of the objective: the predictions of some views compared with the targets of some."""
 
     tokenizer: dict[str, Any]
-    decoder: dict[str, Any]  # with `same_as: TERM`, that term's decoder, or the one it predicts with
+    # with `same_as: TERM`, that term's decoder, or the one it predicts with; `after: TERM`: it reads that term's predictions
+    decoder: dict[str, Any]
     loss: dict[str, Any]
     level: Literal["patch", "image"] = "patch"
     views: tuple[str, ...] = field(default=())  # empty: all
     targets: tuple[str, ...] = field(default=())  # empty: the same as views
     weight: NotNegative = 1.0
+
+
+def without_links(decoder: dict[str, Any]) -> dict[str, Any]:
+    """A decoder's spec without the terms that it names."""
+    return {key: value for key, value in decoder.items() if key not in LINKS}

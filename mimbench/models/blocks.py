@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.Module:
+def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None) -> nn.Module:
     """A pre-norm ViT block as BEiT and MAE have it: query, key and value with bias, LayerNorm epsilon 1e-6."""
     from timm.models.vision_transformer import Block  # not above: a plan names parts, and timm takes seconds to import
 
     norm = functools.partial(nn.LayerNorm, eps=1e-6)
-    return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+    return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, init_values=layer_scale, norm_layer=norm)  # type: ignore[arg-type]
 
 
 class PlainBlock(nn.Module):
@@ -51,3 +51,11 @@ def patchify(images: Tensor, rows: int, columns: int) -> Tensor:
         raise ValueError(f"an image of {height} x {width} pixels cannot be cut into {rows} x {columns} patches.")
     x = images.reshape(batch, channels, rows, height // rows, columns, width // columns)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+
+
+def initialize_xavier(module: nn.Module) -> None:
+    """For `apply`: weights as MAE and CAE have them, biases zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -40,6 +40,8 @@ class Encoder(nn.Module):
         has_token = masked and config.masking == "token"
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
         self._initialize()
+        if config.frozen_patches:
+            self.body.patch_embed.requires_grad_(False)
 
     def _initialize(self) -> None:
         """Xavier for weights, as in MAE (it suits small dimensions too), or as in BEiT; 0.02 for tokens and positions."""

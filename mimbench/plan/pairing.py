@@ -86,7 +86,9 @@ def _teacher(recipe: Recipe, grid: Grid) -> EncoderConfig:
 
 def architecture(encoder: EncoderConfig) -> dict[str, Any]:
     """An encoder without what matters in pre-training alone."""
-    return {key: value for key, value in as_spec(encoder).items() if key not in ("masking", "drop_path")}
+    return {
+        key: value for key, value in as_spec(encoder).items() if key not in ("masking", "drop_path", "frozen_patches")
+    }
 
 
 def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:

@@ -12,9 +12,11 @@ from torch import nn
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, EncoderConfig, Recipe
-from mimbench.config.terms import TermConfig
+from mimbench.config.terms import LINKS, TermConfig, without_links
 from mimbench.errors import UserError, nearest, unknown
 from mimbench.parts import PatchGrid
+from mimbench.plan.batch import check_batch
+from mimbench.plan.features import check_features, check_hidden, width_read
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
             raise UserError(f"{where}: '{name}' cannot name a term: torch uses the word. Choose another name.")
         parts = built[name] = _built(recipe, name, term, where)
         _check_kinds(term, parts, where)
-        _check_teacher(recipe, parts, where)
+        _check_teacher(recipe, term, parts, where)
         _check_masking(recipe, term, parts, where)
         _check_views(recipe, term, parts, teacher, where)
         widths[name] = _check_on_grid(recipe, parts, teacher, where)
@@ -52,7 +54,11 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
     _check_use_of_views(recipe, place)
     _check_strides(recipe, built.values(), place)
     for name, parts in built.items():
-        _check_decoder(recipe, name, parts, widths, place)
+        where = place if recipe.flat else f"{place}: terms.{name}"
+        _check_decoder(recipe, name, parts, widths, where)
+        check_features(recipe, name, parts.decoder, parts.masker, parts.title, widths, where)
+        of_term = {"loss": parts.loss, "tokenizer": parts.tokenizer, "decoder": parts.decoder}
+        check_batch(recipe, of_term, parts.title, widths[name], where)
     if recipe.teacher is not None and all(parts.reads != "teacher" for parts in built.values()):
         raise UserError(f"{place}: teacher: no term reads it.{_fitting('tokenizer', 'reads', 'teacher')}")
     if hasattr(registry.build("masker", recipe.masker), "noise"):
@@ -64,6 +70,10 @@ def _check_guided(recipe: Recipe, teacher: EncoderConfig, place: str) -> None:
     if recipe.teacher is None:
         raise UserError(f"{place}: {title} follows a teacher's attention, and the recipe has none. Add "
                         "`teacher: {row: NAME}` and a tokenizer that reads it.")  # fmt: skip
+    if recipe.teacher.sees == "hidden":
+        raise UserError(
+            f"{place}: {title} follows the attention of a teacher that sees whole images; teacher.sees must be all."
+        )
     if recipe.views:
         raise UserError(f"{place}: {title} follows the teacher's attention to the one view; a recipe with `views:` is "
                         "not supported.")  # fmt: skip
@@ -84,24 +94,18 @@ def whole_batch_of(recipe: dict[str, Any]) -> str | None:
     terms = recipe.get("terms") or {ONLY: recipe}
     for term in terms.values():
         for kind in ("loss", "tokenizer", "decoder"):
-            if "type" in term[kind] and getattr(registry.build(kind, _own(term[kind])), "whole_batch", False):
+            if "type" in term[kind] and getattr(registry.build(kind, without_links(term[kind])), "whole_batch", False):
                 return _title(kind, term[kind])
     return None
 
 
-def _own(spec: dict[str, Any]) -> dict[str, Any]:
-    """A decoder's spec without the term that it shares layers with."""
-    return {key: value for key, value in spec.items() if key != "same_as"}
-
-
 def _built(recipe: Recipe, name: str, term: TermConfig, place: str) -> _Parts:
     """With only `same_as`, the decoder is that term's."""
-    decoder = term.decoder
-    if "same_as" in decoder:
-        others = [key for key, other in recipe.terms.items() if key != name and "same_as" not in other.decoder]
-        if decoder["same_as"] not in others:
-            raise unknown(f"{place}.decoder.same_as", "term with a decoder of its own", decoder["same_as"], others)
-        decoder = _own(decoder) or recipe.terms[decoder["same_as"]].decoder
+    others = [key for key, other in recipe.terms.items() if key != name and not any(k in other.decoder for k in LINKS)]
+    for link in LINKS:
+        if link in term.decoder and term.decoder[link] not in others:
+            raise unknown(f"{place}.decoder.{link}", "term with a decoder of its own", term.decoder[link], others)
+    decoder = without_links(term.decoder) or recipe.terms[term.decoder["same_as"]].decoder
     specs = {"tokenizer": term.tokenizer, "decoder": decoder, "loss": term.loss, "masker": recipe.masker}
     title = {kind: _title(kind, spec) for kind, spec in specs.items()}
     return _Parts(**{kind: registry.build(kind, spec) for kind, spec in specs.items()}, title=title)
@@ -143,18 +147,20 @@ def _check_kinds(term: TermConfig, parts: _Parts, place: str) -> None:
         raise UserError(f"{place}: {title['loss']} compares images; it needs level: image.")
 
 
-def _check_teacher(recipe: Recipe, parts: _Parts, place: str) -> None:
+def _check_teacher(recipe: Recipe, term: TermConfig, parts: _Parts, place: str) -> None:
     if parts.reads != "teacher":
         return
     if recipe.teacher is None:
         raise UserError(f"{place}: {parts.title['tokenizer']} reads the teacher, and the recipe has none. "
                         "Add `teacher: {momentum: 0.996}`, or `teacher: {row: NAME}`.")  # fmt: skip
-    if getattr(parts.tokenizer, "needs_head", False) and not hasattr(parts.decoder, "rows"):
+    if getattr(parts.tokenizer, "needs_rows", False) and not hasattr(parts.decoder, "rows"):
         raise UserError(f"{place}: {parts.title['tokenizer']} reads the teacher's decoder position by position, which "
                         f"{parts.title['decoder']} cannot.{_with('decoder', 'rows')}")  # fmt: skip
     if recipe.teacher.row is not None and getattr(parts.tokenizer, "needs_head", False):
         raise UserError(f"{place}: {parts.title['tokenizer']} reads the teacher's decoder, and a teacher of another row "
                         "has none. Use a moving average, `teacher: {row: null}`.")  # fmt: skip
+    if recipe.teacher.sees == "hidden":
+        check_hidden(recipe, term, parts.tokenizer, parts.title["tokenizer"], place)
 
 
 def _check_masking(recipe: Recipe, term: TermConfig, parts: _Parts, place: str) -> None:
@@ -166,7 +172,7 @@ def _check_masking(recipe: Recipe, term: TermConfig, parts: _Parts, place: str) 
     if recipe.encoder.attention == "causal" and term.level == "patch" and not hasattr(decoder, "rows"):
         raise UserError(f"{place}: with encoder.attention 'causal' a prediction may read its own position only, and "
                         f"{title['decoder']} mixes positions.{_with('decoder', 'rows')}")  # fmt: skip
-    if masking == "drop" and term.level == "patch" and not decoder.restores_grid:
+    if masking == "drop" and term.level == "patch" and not decoder.restores_grid and "after" not in term.decoder:
         raise UserError(
             f"{place}: encoder.masking 'drop' encodes only visible patches; {title['decoder']} does not restore the grid."
             f"{_fitting('decoder', 'restores_grid', True)} Or use encoder.masking 'token'."
@@ -259,6 +265,8 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
                 tokenizer.build(grid)
             if parts.reads == "teacher":
                 tokenizer.build(teacher.dim, teacher.depth)
+            elif parts.reads == "student":
+                tokenizer.build(recipe.encoder.dim, recipe.encoder.depth)
         width = int(tokenizer.width(grid))
     except (ValueError, RuntimeError, MemoryError) as error:  # the last two for a size that exceeds memory
         raise UserError(f"{place}: {title['masker']} or {title['tokenizer']} fails in this size: {error}") from error
@@ -276,19 +284,19 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
 def _check_decoder(recipe: Recipe, name: str, parts: _Parts, widths: dict[str, int], place: str) -> None:
     """Without building it: that would import timm."""
     spec = recipe.terms[name].decoder
-    where, other = place if recipe.flat else f"{place}: terms.{name}", spec.get("same_as")
+    other = spec.get("same_as")
     if other is not None:
-        _check_shared(where, parts, spec, {"this one": widths[name], f"term '{other}'": widths[other]})
+        _check_shared(place, parts, spec, {"this one": widths[name], f"term '{other}'": widths[other]})
     elif getattr(parts.decoder, "needs_last", False):
-        raise UserError(f"{where}: {parts.title['decoder']} predicts with another term's decoder; name that term in "
+        raise UserError(f"{place}: {parts.title['decoder']} predicts with another term's decoder; name that term in "
                         "`decoder.same_as`.")  # fmt: skip
     try:
         if hasattr(parts.decoder, "taps"):
             parts.decoder.taps(recipe.encoder.depth)
         if hasattr(parts.decoder, "check"):
-            parts.decoder.check(recipe.encoder.dim)
+            parts.decoder.check(width_read(recipe, name, widths))
     except ValueError as error:
-        raise UserError(f"{where}: {parts.title['decoder']} does not suit the encoder: {error}") from error
+        raise UserError(f"{place}: {parts.title['decoder']} does not suit the encoder: {error}") from error
 
 
 def _check_shared(place: str, parts: _Parts, spec: dict[str, Any], widths: dict[str, int]) -> None:
@@ -296,6 +304,6 @@ def _check_shared(place: str, parts: _Parts, spec: dict[str, Any], widths: dict[
     if own != theirs:
         raise UserError(f"{place}.decoder.same_as: {other} predicts {theirs} values, {mine} {own}; "
                         "give both the same tokenizer.")  # fmt: skip
-    if _own(spec) and "last" not in inspect.signature(parts.decoder.build).parameters:
+    if without_links(spec) and "last" not in inspect.signature(parts.decoder.build).parameters:
         raise UserError(f"{place}.decoder.same_as: {parts.title['decoder']} shares no layers (its `build` takes no "
                         "`last`); write `same_as` alone to share the whole decoder.")  # fmt: skip

@@ -33,14 +33,16 @@ class Pretraining(Objective):
     def forward(self, micro: dict[str, Any]) -> Tensor:
         masks: dict[str, Masks] = micro["masks"]
         views: Views = {name: {**view, "image": normalize(view["raw"])} for name, view in micro["views"].items()}
-        taught = self.teach(views, micro["progress"])
+        taught = self.teach(views, masks, micro["progress"])
         masks = {name: self.guide(drawn, name, taught) for name, drawn in masks.items()}
         encoded = {name: self.encoder(views[name]["image"], masks.get(name), self.taps) for name in self.seen}
         frozen: dict[tuple[str, str], Tensor] = {}
+        predicted: dict[str, dict[str, Tensor]] = {}
         loss: Any = 0.0
         for term in self.terms:
             decoder, on = self.decoders[term.decoder], masks if term.level == "patch" else {}
-            prediction = {v: decoder(encoded[v], on.get(v)) for v in term.views}  # (M, W) or (B, W)
+            read = {v: term.reads(encoded[v], on.get(v), predicted, v) for v in term.views}
+            predicted[term.name] = prediction = {v: decoder(read[v], on.get(v)) for v in term.views}  # (M, W) or (B, W)
             with torch.autocast(micro["device"], enabled=False):
                 prediction = {v: p.float() for v, p in prediction.items()}
                 target = {v: self.target(term, v, views, masks, taught, prediction, frozen) for v in term.targets}
@@ -51,13 +53,13 @@ class Pretraining(Objective):
                 loss = loss + self.own_loss(term, taught, target) * (micro["count"] / micro["images"])
         return loss
 
-    def teach(self, views: Views, progress: float) -> dict[tuple[str, str], Taught]:
-        """What the teacher makes of the views, by term and view: it sees whole images."""
+    def teach(self, views: Views, masks: dict[str, Masks], progress: float) -> dict[tuple[str, str], Taught]:
+        """What the teacher makes of the views, by term and view."""
         found = {}
         if self.teacher is not None:
             with torch.no_grad():
                 for name in self.shown:
-                    encoded = self.teacher.encoder(views[name]["image"], None, self.teacher_taps)
+                    encoded = self.teacher.see(views[name]["image"], masks.get(name), self.teacher_taps)
                     for term in self.terms:
                         head = None if self.teacher.frozen else self.teacher.decoders[term.decoder]
                         found[term.name, name] = Taught(encoded, head, progress)
@@ -112,6 +114,8 @@ class Pretraining(Objective):
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive(seed, "tokenizer", name))
                     tokenizer.build(teacher.dim, teacher.depth)
+            elif tokenizer.reads == "student":
+                tokenizer.build(encoder.dim, encoder.depth)
         self.terms, self.decoders = make_terms(recipe, encoder, tokenizers, seed)
         if recipe.get("teacher"):
             config = from_spec(TeacherConfig, {"row": None, **recipe["teacher"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, from_spec
-from mimbench.config.terms import ViewConfig
+from mimbench.config.terms import LINKS, ViewConfig, without_links
 from mimbench.data.rendering import copies_of
 from mimbench.data.sampling import derive
 from mimbench.data.views import normalize
 from mimbench.models.encoder import Encoder
+from mimbench.models.places import on_grid
 from mimbench.models.ranks import gathered
-from mimbench.parts import Batch, Decoder, Masks, PatchGrid, Tokenizer
+from mimbench.parts import Batch, Decoder, Encoded, Masks, PatchGrid, Tokenizer
 from mimbench.store.files import canonical
 
 
@@ -51,12 +53,20 @@ class Term(nn.Module):
         across = self.level == "image" and len({*self.views, *self.targets}) > 1
         self.pairs = [(s, t) for t in self.targets for s in self.views if (s != t) == across]
         self.tokenizer, self.decoder, self.loss = tokenizer, decoder, registry.build("loss", spec["loss"])
+        self.after: str | None = spec["decoder"].get("after")
         self.by_image = getattr(self.loss, "average", "positions") == "images"
         self.key = canonical(spec["tokenizer"])  # equal frozen tokenizers give equal targets
 
     @property
     def has_teacher(self) -> bool:
         return self.tokenizer.reads == "teacher"
+
+    def reads(self, encoded: Encoded, masks: Masks | None, others: dict[str, dict[str, Tensor]], view: str) -> Encoded:
+        """What the decoder works on: the encoder's output, or another term's predictions in place of its patches."""
+        if self.after is None:
+            return encoded
+        assert masks is not None
+        return replace(encoded, patches=on_grid(others[self.after][view], masks, masks.predicted), kept=None)
 
     def values(self, prediction: Tensor, target: Tensor, masks: Masks | None, first: int) -> Tensor:
         """The loss of each predicted position (M,), or of each image (B,)."""
@@ -83,9 +93,9 @@ def tokenizer_side(recipe: dict[str, Any]) -> int | None:
     return None
 
 
-def in_order(same_as: dict[str, str | None]) -> list[str]:
-    """Terms by name, each after the one whose decoder it uses: the order in YAML is no part of a run's name."""
-    known = {name: {other} if (other := same_as[name]) else set() for name in sorted(same_as)}
+def in_order(decoders: dict[str, dict[str, Any]]) -> list[str]:
+    """Terms by name, each after those that its decoder names: the order in YAML is no part of a run's name."""
+    known = {name: {decoders[name][key] for key in LINKS if key in decoders[name]} for name in sorted(decoders)}
     return list(TopologicalSorter(known).static_order())
 
 
@@ -108,10 +118,11 @@ def make_terms(
     specs, copies = specs_of(recipe), views_of(recipe)
     terms, decoders = nn.ModuleList(), nn.ModuleDict()
     owner: dict[str, str] = {}
-    for name in in_order({name: spec["decoder"].get("same_as") for name, spec in specs.items()}):
+    width = lambda name: tokenizers[name].width(encoder.grid)
+    for name in in_order({name: spec["decoder"] for name, spec in specs.items()}):
         spec = specs[name]
-        same_as = spec["decoder"].get("same_as")
-        own = {key: value for key, value in spec["decoder"].items() if key != "same_as"}
+        same_as, after = (spec["decoder"].get(link) for link in LINKS)
+        own = without_links(spec["decoder"])
         owner[name] = name if own else owner[same_as]
         if own:
             last: dict[str, Any] = {"last": decoders[owner[same_as]]} if same_as else {}
@@ -119,7 +130,7 @@ def make_terms(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(seed, "decoder", *names))
                 decoder: Decoder = registry.build("decoder", own)
-                decoder.build(encoder.dim, tokenizers[name].width(encoder.grid), encoder.grid, **last)
+                decoder.build(width(after) if after else encoder.dim, width(name), encoder.grid, **last)
             decoders[name] = decoder
         terms.append(Term(name, spec, copies, tokenizers[name], owner[name]))
     return terms, decoders

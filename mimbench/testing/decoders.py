@@ -30,6 +30,7 @@ def check_decoder(decoder: Decoder, grid: PatchGrid = GRID, dim: int = DIM, widt
     name = check_class("decoder", decoder, Decoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        width = dim if getattr(decoder, "keeps_width", False) else width
         _build(decoder, grid, dim, width)
         taps = check_taps(name, decoder.taps(DEPTH))
         for level in levels(name, decoder):
@@ -79,7 +80,7 @@ def _check_predictions(name: str, decoder: Decoder, encoded: Encoded, masks: Mas
     check_shape(name, "predictions", prediction, shape)
     require(bool(prediction.isfinite().all()), f"{name}: predictions must be finite.")
     prediction = decoder.eval()(encoded, masks)
-    check_shape(name, "the teacher's predictions", copy.deepcopy(decoder)(encoded, masks), shape)
+    check_shape(name, "the teacher's predictions", copy.deepcopy(decoder).taught(encoded, masks), shape)
     rows: Any = getattr(decoder, "rows", None)
     if rows is not None:
         check_shape(name, "rows()", rows(encoded.patches), (*encoded.patches.shape[:2], width))

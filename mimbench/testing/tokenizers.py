@@ -36,6 +36,7 @@ def check_tokenizer(tokenizer: Tokenizer, grid: PatchGrid = GRID, batch: int = 4
         if isinstance(tokenizer, TeacherTokenizer):
             _check_teacher(name, tokenizer, grid, batch)
         elif isinstance(tokenizer, StudentTokenizer):
+            tokenizer.build(DIM, DEPTH)
             _check_width(name, tokenizer, grid)
         else:
             _check_reader(name, tokenizer, grid, batch)

@@ -8,7 +8,7 @@ from mimbench.registry import LOSSES
 
 @LOSSES.register_module("cosine")
 class Cosine:
-    """1 - cosine of prediction and target: the length of neither matters (EVA)."""
+    """1 - cosine of prediction and target: the length of neither matters (EVA; BYOL's is twice it)."""
 
     version = 1
     expects = "features"

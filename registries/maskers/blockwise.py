@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,9 +29,13 @@ class Blockwise:
     A block's area is uniform between `min_block` and the patches still missing (in either order), the logarithm of
     its aspect uniform between those of `aspect` and 1 / `aspect`; it is placed uniformly and kept if it adds at least
     one patch and no more than are missing.
+
+    With `range` every image draws its own share, uniformly; with the chance `skip` it stays whole (iBOT: 0.1 to 0.5, and
+    half of the images whole). A drawn share is not rounded to patches, as published.
     """
 
     version = 1
+    neutral: ClassVar = {"range": None, "skip": 0.0}
 
     def __init__(
         self,
@@ -41,6 +45,8 @@ class Blockwise:
         aspect: float = 0.3,
         exact: bool = False,
         predict: Predict = "masked",
+        range: tuple[float, float] | None = None,
+        skip: float = 0.0,
     ) -> None:
         check_amount(ratio, count)
         if min_block < 1:
@@ -48,16 +54,23 @@ class Blockwise:
         if not 0 < aspect <= 1:
             raise ValueError(f"aspect is the smallest ratio of a block's sides, in (0, 1], not {aspect}.")
         self.ratio, self.count, self.min_block, self.aspect = ratio, count, min_block, aspect
-        self.exact, self.predict = exact, predict
+        if range is not None and (count is not None or ratio != MASKED_SHARE):
+            raise ValueError(f"give range, or ratio or count, not both (range {range[0]} to {range[1]}).")
+        if range is not None and not 0 < range[0] <= range[1] < 1:
+            raise ValueError(f"range must be the smallest share, then the largest, in (0, 1), not {range}.")
+        if not 0 <= skip < 1:
+            raise ValueError(f"skip is a chance in [0, 1), not {skip}.")
+        if exact and (range is not None or skip):
+            raise ValueError("exact gives every image the same count, and range and skip vary it; drop one of them.")
+        self.exact, self.predict, self.range, self.skip = exact, predict, range, skip
 
     @property
     def constant_count(self) -> bool:
         return self.exact
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
-        target = self._target(grid)
         words = np.zeros((batch, _num_words(grid)), dtype=WORD)
-        missing = np.full(batch, target)
+        missing = self._targets(batch, grid, rng)
         active = np.arange(batch)
         while active.size:
             # ten attempts at the next block of every active image at once: the first that fits is the one the
@@ -76,6 +89,16 @@ class Blockwise:
             _top_up(mask, missing, rng)
         return torch.from_numpy(mask)
 
+    def _targets(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> NDArray[Any]:
+        """Patches to mask in each image: whole numbers, unless drawn."""
+        targets: NDArray[Any] = np.full(batch, self._target(grid))
+        if self.range is not None:
+            low, high = self.range
+            targets = (low + (high - low) * torch.rand(batch, generator=rng).double().numpy()) * grid[0] * grid[1]
+        if self.skip:
+            targets[torch.rand(batch, generator=rng).numpy() < self.skip] = 0
+        return targets
+
     def _target(self, grid: tuple[int, int]) -> int:
         patches = grid[0] * grid[1]
         if self.count is not None and self.count > patches:
@@ -85,7 +108,7 @@ class Blockwise:
         return round(self.ratio * patches) if self.count is None else self.count
 
     def _attempts(
-        self, words: Words, missing: NDArray[np.int64], grid: tuple[int, int], rng: torch.Generator
+        self, words: Words, missing: NDArray[Any], grid: tuple[int, int], rng: torch.Generator
     ) -> tuple[Words, NDArray[np.int64]]:
         """Rectangles (A, ATTEMPTS, words), and the number of patches each would add to its image (A, ATTEMPTS)."""
         rows, columns = grid

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimbench.parts import Predict
+from mimbench.parts import Predict, check_predict
 from mimbench.registry import MASKERS
 
 
@@ -24,8 +24,7 @@ class InverseBlock:
     def __init__(self, ratio: float = 0.65, aspect: float = 0.5, predict: Predict | float = "masked") -> None:
         if not 0 < ratio < 1 or not 0 < aspect <= 1:
             raise ValueError(f"ratio must lie between 0 and 1, aspect in (0, 1], not {ratio} and {aspect}.")
-        if isinstance(predict, float) and not 0 < predict < 1:
-            raise ValueError(f"predict must be masked, all or a share between 0 and 1, not {predict}.")
+        check_predict(predict)
         self.ratio, self.aspect, self.predict = ratio, aspect, predict
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:

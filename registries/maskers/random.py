@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimbench.parts import MASKED_SHARE, Predict, check_amount
+from mimbench.parts import MASKED_SHARE, Predict, check_amount, check_predict
 from mimbench.registry import MASKERS
 
 
@@ -23,9 +23,10 @@ class Random:
     constant_count = True
 
     def __init__(
-        self, ratio: float = MASKED_SHARE, count: int | None = None, cell: int = 1, predict: Predict = "masked"
+        self, ratio: float = MASKED_SHARE, count: int | None = None, cell: int = 1, predict: Predict | float = "masked"
     ) -> None:
         check_amount(ratio, count)
+        check_predict(predict)
         if cell < 1:
             raise ValueError(f"cell must be at least 1 patch, not {cell}.")
         if count is not None and count % cell**2:

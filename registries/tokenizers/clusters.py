@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimbench.models.ranks import world
+from mimbench.models.sinkhorn import sinkhorn
 from mimbench.parts import Level, Masks, PatchGrid, Taught, TeacherTokenizer
 from mimbench.registry import TOKENIZERS
-
-EPSILON = 1e-8
 
 
 @TOKENIZERS.register_module("clusters")
@@ -62,18 +59,3 @@ class Clusters(TeacherTokenizer):
 
     def own_optimizer(self) -> dict[str, Any]:
         return {"lr": self.lr, "betas": (0.9, 0.95), "weight_decay": 0.0}
-
-
-def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
-    """(B, N, K) scores -> assignments that sum to 1 per patch; per place, the clusters get equal shares of the batch."""
-    most = scores.amax(0, keepdim=True)  # of each place and cluster: the first division cancels it
-    if world() > 1:
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    weights = (scores - most).exp()
-    for _ in range(iterations):
-        per_cluster = weights.sum(0, keepdim=True)  # (1, N, K)
-        if world() > 1:
-            dist.all_reduce(per_cluster)
-        weights = weights / (per_cluster + EPSILON)
-        weights = weights / (weights.sum(-1, keepdim=True) + EPSILON)
-    return weights

@@ -6,16 +6,16 @@ from mimbench.registry import TOKENIZERS
 
 @TOKENIZERS.register_module("twin")
 class Twin(StudentTokenizer):
-    """The prediction of the other view, with gradient, `dim` features (SimCLR, VICReg)."""
+    """The prediction of the other view, with gradient, `dim` features (SimCLR, VICReg); null: as many as the encoder has."""
 
     version = 1
     target = "features"
 
-    def __init__(self, dim: int = 128) -> None:
+    def __init__(self, dim: int | None = 128) -> None:
         super().__init__()
-        if dim < 1:
+        if dim is not None and dim < 1:
             raise ValueError(f"dim must be at least 1, not {dim}.")
-        self.dim = dim
+        self.features = dim
 
     def width(self, grid: PatchGrid) -> int:
-        return self.dim
+        return self.dim if self.features is None else self.features

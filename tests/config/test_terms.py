@@ -47,7 +47,7 @@ REFUSED = {
         [row(**LATENT, teacher={"row": "b", "keep": "student"}), row("b", encoder={"patch": 8})],
         ["teacher.row", "32 px in patches of 8 there, 32 px in patches of 4 here"]),
     "teacher that no term reads": (
-        [row(teacher=MOVING)], ["teacher: no term reads it", "Allowed: clusters, latent, self_distillation."]),
+        [row(teacher=MOVING)], ["teacher: no term reads it", "Allowed: clusters, latent, projection, self_distillation."]),
     "teacher missing": (
         [row(**LATENT)], ["tokenizer 'latent' reads the teacher", "Add `teacher: {momentum: 0.996}`"]),
     "teacher of another row without a head": (
@@ -136,6 +136,57 @@ REFUSED = {
     "same_as for a decoder that shares nothing": (
         [row(terms={"a": {}, "b": {"decoder": {"type": "tests_no_last", "same_as": "a"}}})],
         ["decoder 'tests_no_last' shares no layers", "write `same_as` alone"]),
+    "after a term that is not there": (
+        [row(base="cae", terms={"tokens": {"decoder": {"after": "aling"}}})],
+        ["terms.tokens.decoder.after", "unknown term with a decoder of its own 'aling'", "Did you mean 'align'"]),
+    "after a term that comes after this one": (
+        [row(base="cae", terms={"align": {"decoder": {"after": "tokens"}}})],
+        ["terms.align.decoder.after", "unknown term with a decoder of its own 'tokens'"]),
+    "after a term that predicts other views": (
+        [row(base="cae", views={"x": {}, "y": {}}, terms={"align": {"views": ["x"]}})],
+        ["decoder.after: 'align': it does not predict view 'y'"]),
+    "after a term of images": (
+        [row(masker="random", terms={"a": {"level": "image", "tokenizer": {"type": "labels", "classes": 12}},
+                                     "b": {"decoder": {"type": "linear", "after": "a"}}})],
+        ["terms.b.decoder.after: 'a': both terms need level patch, and that term has level image"]),
+    "after a term, by a decoder that fills gaps": (
+        [row(base="cae", terms={"tokens": {"decoder": {"type": "transformer", "after": "align"}}})],
+        ["decoder 'transformer' fills the gaps between visible patches, and predictions leave none"]),
+    "after a term, heads that do not divide its width": (
+        [row(base="cae", terms={"tokens": {"decoder": {"heads": 3}}})],
+        ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
+    "more clusters than a step has patches": (
+        [row(base="capi", tokenizer={"clusters": 2049})],
+        ["tokenizer 'clusters' gives 2049 prototypes equal shares", "there are 2048 (32 images of 64)"]),
+    "more balanced prototypes than a step has patches": (
+        [row(base="dinov2", tokenizer={"prototypes": 4096})],
+        ["terms.class: tokenizer 'self_distillation' gives 4096 prototypes equal shares"]),
+    "contrast within one image": (
+        [row(base="mocov3", schedule={"batch": 1})],
+        ["terms.pair: loss 'info_nce' compares the images of a batch, and schedule.batch is 1"]),
+    "projection without a teacher": (
+        [row(base="mocov3", teacher=None)], ["tokenizer 'projection' reads the teacher, and the recipe has none"]),
+    "projection of another row's teacher": (
+        [row(base="byol", teacher={"row": "b"}), row("b")],
+        ["'projection' reads the teacher's decoder", "Use a moving average"]),
+    "view larger than the image": (
+        [row(base="dino", views={"local": {"share": 1.5}})],
+        ["views.local.share: must be greater than 0 and at most 1, not 1.5"]),
+    "decoder that keeps the width, and another target": (
+        [row(base="cae", terms={"align": {"tokenizer": {"type": "pixels"}}})],
+        ["terms.align: decoder 'regressor' predicts as many values as the features it reads have, 32", "'pixels' gives 48"]),
+    "teacher of hidden patches, whole images to the student": (
+        [row(**LATENT, teacher={**MOVING, "sees": "hidden"})],
+        ["teacher.sees 'hidden' needs encoder.masking 'drop', not 'token'"]),
+    "teacher of hidden patches, a center over all": (
+        [row(base="cae", terms={"align": {"tokenizer": "self_distillation", "decoder": "prototypes",
+                                          "loss": "soft_cross_entropy"}})],
+        ["teacher.sees 'hidden': tokenizer 'self_distillation' compares all patches"]),
+    "teacher of hidden patches, targets everywhere": (
+        [row(base="cae", masker={"type": "random", "ratio": 0.5, "predict": "all"})],
+        ["teacher.sees 'hidden' gives targets at hidden patches only", "predict: all"]),
+    "teacher of hidden patches, another row's": (
+        [row(base="cae", teacher={"row": "b"}), row("b")], ["teacher.sees 'hidden' needs a moving average"]),
     "decoder that needs another's last layer": (
         [row(masker="random", terms={"a": {"decoder": {"type": "aggregated", "layer": 1, "heads": 2}}})],
         ["terms.a: decoder 'aggregated' predicts with another term's decoder", "same_as"]),
@@ -147,7 +198,7 @@ REFUSED = {
         ["level image: decoder 'transformer' works at level patch", "linear, projector, prototypes"]),
     "level of the tokenizer": (
         [row(terms=terms(level="image"))],
-        ["level image: tokenizer 'dvae' works at level patch", "Allowed: labels, self_distillation, twin."]),
+        ["level image: tokenizer 'dvae' works at level patch", "Allowed: labels, projection, self_distillation, twin."]),
     "target and loss": (
         [row(base="dino", terms={"class": {"loss": "mse"}})],
         ["'self_distillation' gives distribution", "'mse' expects features", "Allowed: soft_cross_entropy."]),

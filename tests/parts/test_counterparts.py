@@ -194,6 +194,25 @@ def test_cross_attention_keeps_predicted_positions_apart():
     torch.testing.assert_close(both[[0, 2]], first)
 
 
+def test_cross_attention_is_torchs_multi_head_attention_to_what_is_visible():
+    decoder, grid = registry.build("decoder", {"type": "cross_attention", "depth": 2, "heads": 2}), PatchGrid(2, 3, 4)
+    decoder.build(8, 5, grid)
+    kept, places = torch.tensor([[0, 4], [1, 5]]), torch.tensor([[1, 2], [0, 3]])
+    visible, cls = wave(2, 2, 8), wave(2, 8)
+    masks = Masks(torch.ones(2, 6, dtype=torch.bool), (places + torch.tensor([[0], [6]])).flatten(), kept, 4)
+    memory = torch.cat([cls[:, None], visible + decoder.positions[kept]], dim=1)
+    x = decoder.mask_token + decoder.positions[places]
+    for block in decoder.blocks:
+        theirs = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        theirs.in_proj_weight.data = torch.cat([block.query.weight, block.key_value.weight])
+        theirs.in_proj_bias.data = torch.cat([block.query.bias, block.key_value.bias])
+        theirs.out_proj = block.project
+        x = x + theirs(block.norm_query(x), memory, memory)[0]
+        x = x + block.mlp(block.norm_mlp(x))
+    expected = decoder.head(decoder.norm(x)).flatten(0, 1)
+    torch.testing.assert_close(decoder(Encoded(visible, cls, kept, {}), masks), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("grid", [(8, 8), (14, 14), (6, 10)])
 def test_multiblock_keeps_a_context_apart_from_its_blocks(grid):
     masker = registry.build("masker", {"type": "multiblock", "min_keep": 4})

@@ -22,6 +22,7 @@ CASES = {
     "masker": [
         {"type": "blockwise"},
         {"type": "blockwise", "count": 30, "min_block": 4, "aspect": 0.5, "exact": True},
+        {"type": "blockwise", "min_block": 4, "range": [0.1, 0.5], "skip": 0.5},
         {"type": "random"},
         {"type": "random", "ratio": 0.6, "cell": 2},
         {"type": "none"},
@@ -40,6 +41,9 @@ CASES = {
         {"type": "cosine"},
         {"type": "soft_cross_entropy"},
         {"type": "nt_xent", "temperature": 0.5},
+        {"type": "info_nce", "temperature": 0.5},
+        {"type": "vicreg"},
+        {"type": "koleo"},
     ],
     "tokenizer": [
         {"type": "pixels"},
@@ -54,8 +58,10 @@ CASES = {
         {"type": "latent", "layers": 2, "normalize_mean": True},
         {"type": "latent", "norm": False},
         {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.4, "warmup": 0.75},
+        {"type": "self_distillation", "prototypes": 5, "temperature": 0.9, "start": 0.9, "centering": "sinkhorn"},
         {"type": "clusters", "clusters": 5, "temperature": 0.7},
         {"type": "twin"},
+        {"type": "projection", "dim": 5},
     ],
     "decoder": [
         {"type": "linear"},
@@ -67,7 +73,11 @@ CASES = {
         {"type": "predictor", "dim": 8, "depth": 2, "heads": 2},
         {"type": "projector", "hidden": 8},
         {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True},
+        {"type": "projector", "hidden": 8, "layers": 3, "last_norm": True, "predictor": 2},
         {"type": "prototypes", "hidden": 8, "bottleneck": 4},
+        {"type": "regressor", "depth": 2, "heads": 2},
+        {"type": "identity"},
+        {"type": "blocks", "depth": 2, "heads": 2},
     ],
 }
 FROM_FILES = {"dalle"}  # what they compute is in a file, see test_dalle.py
@@ -135,7 +145,8 @@ def teacher_output(tokenizer):
     tokenizer.build(4, 3)
     fill(tokenizer)
     taps = {block: wave(2, 7, 4, pace=1.1 + 0.3 * block) for block in range(3)}
-    head = mock.Mock(rows=lambda x: x @ wave(4, 5, pace=0.8))
+    rows = lambda x: x @ wave(4, 5, pace=0.8)
+    head = mock.Mock(rows=rows, taught=lambda encoded, masks: rows(encoded.cls))
     taught = Taught(Encoded(wave(2, 6, 4), wave(2, 4, pace=3), None, taps), head, 0.5)
     values = []
     for level in (*tokenizer.levels, *tokenizer.levels):
@@ -150,7 +161,7 @@ def teacher_output(tokenizer):
 def decoder_output(decoder):
     last = registry.build("decoder", {"type": "linear"})
     last.build(4, 3, GRID)
-    decoder.build(4, 3, GRID, last=last)
+    decoder.build(4, 4 if decoder.keeps_width else 3, GRID, last=last)
     fill(decoder)
     if "patch" not in decoder.levels:
         encoded = Encoded(wave(5, 6, 4), wave(5, 4, pace=3), None, {})

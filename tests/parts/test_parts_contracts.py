@@ -32,17 +32,24 @@ SMALL = {  # for speed, and to fit the small sizes of the checks
     "predictor": {"dim": 16, "depth": 2, "heads": 2},
     "projector": {"hidden": 16},
     "prototypes": {"hidden": 16, "bottleneck": 8},
+    "regressor": {"depth": 2, "heads": 2},
+    "blocks": {"depth": 2, "heads": 2},
 }
 VARIANTS = [
     ("masker", {"type": "blockwise", "exact": True}),
+    ("masker", {"type": "blockwise", "range": (0.1, 0.5), "skip": 0.5}),
     ("masker", {"type": "random", "cell": 2}),
+    ("masker", {"type": "random", "predict": 0.3}),
     ("masker", {"type": "inverse_block", "predict": 0.1}),
     ("tokenizer", {"type": "latent", "layers": 6, "normalize_mean": True}),
     ("tokenizer", {"type": "self_distillation", "prototypes": 16, "temperature": 0.07, "warmup": 0.3}),
     ("tokenizer", {"type": "dvae", "vocabulary": 16, "hidden": 8, "perceptual": 1.0}),
+    ("tokenizer", {"type": "self_distillation", "prototypes": 16, "centering": "sinkhorn"}),
+    ("tokenizer", {"type": "twin", "dim": None}),
     ("decoder", {"type": "linear", "norm": True}),
     ("decoder", {"type": "cross_attention", "depth": 1, "heads": 2, "normalized_head": True}),
     ("decoder", {"type": "projector", "hidden": 16, "layers": 3}),
+    ("decoder", {"type": "projector", "hidden": 16, "last_norm": True, "predictor": 2}),
 ]
 
 

@@ -16,9 +16,10 @@ from mimbench.store.results import Store
 from mimbench.store.weights import load_weights
 
 GRID = str(ROOT / "tests" / "methods.yaml")
-ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt",
-        "frozen-teacher", "beit2", "peco", "igpt-palette", "milan", "eva", "dbot-1", "dbot-2", "continued")  # fmt: skip
-WHOLE_BATCH = ("simclr", "capi")
+ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt", "ibot",
+        "mocov3", "byol", "vicreg", "cae", "dinov2", "crossmae", "frozen-teacher", "beit2", "peco", "igpt-palette", "milan",
+        "eva", "dbot-1", "dbot-2", "continued")  # fmt: skip
+WHOLE_BATCH = ("simclr", "capi", "mocov3", "byol", "vicreg", "dinov2")
 
 
 @pytest.fixture(scope="module")
