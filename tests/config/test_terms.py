@@ -172,6 +172,8 @@ REFUSED = {
         ["view 'x' has masked: false", "level patch predicts where the masker says"]),
     "mask token that is never used": (
         [row(base="dino", encoder={"masking": "token"})], ["encoder.masking must be 'none', not 'token'"]),
+    "zero mask token without a mask token": (
+        [row(base="dino", encoder={"zero_mask_token": True})], ["encoder.zero_mask_token", "no mask token with masking 'none'"]),
     "masking none": (
         [row(encoder={"masking": "none"})], ["'blockwise' masks patches", "encoder.masking is 'none'"]),
     "predictor without blocks": (
