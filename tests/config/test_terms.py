@@ -70,7 +70,7 @@ REFUSED = {
         ["no view is masked"]),
     "causal attention and a decoder that mixes positions": (
         [row(base="igpt", decoder="transformer")],
-        ["a prediction may read its own position only", "decoder 'transformer' mixes positions", "Allowed: linear"]),
+        ["a prediction may read its own position only", "decoder 'transformer' mixes positions", "Allowed: identity, linear"]),
     "self-distillation by a decoder of whole images": (
         [row(base="dino", terms={"class": {"decoder": {"type": "projector"}}})],
         ["reads the teacher's decoder position by position, which decoder 'projector' cannot"]),
