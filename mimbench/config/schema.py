@@ -63,6 +63,9 @@ class EncoderConfig(Checked):
     norm_eps: Positive = field(default=1e-6, metadata={"neutral": 1e-6})  # of every LayerNorm
     normalization: Literal["imagenet", "half", "clip"] = field(default="imagenet", metadata={"neutral": "imagenet"})
     init: Literal["xavier", "beit"] = field(default="xavier", metadata={"neutral": "xavier"})
+    zero_mask_token: bool = field(
+        default=False, metadata={"neutral": False}
+    )  # where it starts; else at random, as cls_token
     frozen_patches: bool = field(
         default=False, metadata={"neutral": False}
     )  # in pre-training the patch embedding stays random
@@ -74,6 +77,10 @@ class EncoderConfig(Checked):
             raise UserError(f"{place}.heads: {self.heads} does not divide dim {self.dim}.")
         if self.positions == "sincos" and self.dim % 4:
             raise UserError(f"{place}.dim: sin-cos positions need a multiple of 4, not {self.dim}.")
+        if self.zero_mask_token and self.masking != "token":
+            raise UserError(
+                f"{place}.zero_mask_token: there is no mask token with masking '{self.masking}'; use 'token'."
+            )
         if self.type == "vit" and self.relative_positions != "none":
             raise UserError(f"{place}.relative_positions: only the encoder type 'beit' has them.")
         if self.relative_positions != "none" and self.masking == "drop":

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
                 normal(token)
         if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
             normal(self.body.pos_embed)
-        if self.mask_token is not None:  # last: the other initial weights do not depend on it
+        if self.mask_token is not None and not self.config.zero_mask_token:  # last: no other weight depends on it
             normal(self.mask_token)
 
     def forward(self, images: Tensor, masks: Masks | None = None, taps: tuple[int, ...] = ()) -> Encoded:

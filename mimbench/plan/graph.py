@@ -182,9 +182,7 @@ def _objective_spec(recipe: Recipe) -> dict[str, Any]:
     if recipe.teacher is not None:
         moving = {key: value for key, value in as_spec(recipe.teacher).items() if key != "row"}
         frozen = recipe.teacher.row is not None  # which one is an edge
-        if frozen:
-            moving = {"keep": "student", **{key: value for key, value in moving.items() if key == "sees"}}
-        spec["teacher"] = {**moving, "frozen": frozen}
+        spec["teacher"] = {"keep": "student", "frozen": True} if frozen else {**moving, "frozen": False}
     return spec
 
 

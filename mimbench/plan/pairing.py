@@ -86,9 +86,8 @@ def _teacher(recipe: Recipe, grid: Grid) -> EncoderConfig:
 
 def architecture(encoder: EncoderConfig) -> dict[str, Any]:
     """An encoder without what matters in pre-training alone."""
-    return {
-        key: value for key, value in as_spec(encoder).items() if key not in ("masking", "drop_path", "frozen_patches")
-    }
+    of_pretraining = ("masking", "zero_mask_token", "drop_path", "frozen_patches")
+    return {key: value for key, value in as_spec(encoder).items() if key not in of_pretraining}
 
 
 def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:

@@ -53,7 +53,7 @@ class Term(nn.Module):
         across = self.level == "image" and len({*self.views, *self.targets}) > 1
         self.pairs = [(s, t) for t in self.targets for s in self.views if (s != t) == across]
         self.tokenizer, self.decoder, self.loss = tokenizer, decoder, registry.build("loss", spec["loss"])
-        self.after: str | None = spec["decoder"].get("after")
+        self.after: str | None = spec.get("decoder", {}).get("after")
         self.by_image = getattr(self.loss, "average", "positions") == "images"
         self.key = canonical(spec["tokenizer"])  # equal frozen tokenizers give equal targets
 

@@ -78,7 +78,7 @@ def test_a_part_chosen_by_set_has_the_scales_size_in_every_row(tmp_path):
         ({"rows": [{"name": "a", "masker": {"type": "blockwise", "version": 7}}]}, ["rows.0.masker.version", "is version 1"]),
         ({"rows": [{"name": "a", "loss": "mse"}]}, ["'dvae' gives codes", "'mse' expects features", "Allowed: cross_entropy."]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]},
-         ["'linear'", "restore", "Allowed: cross_attention, predictor, transformer."]),
+         ["'linear'", "restore", "Allowed: cross_attention, predictor, regressor, transformer."]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}, "decoder": "transformer"}]},
          ["'blockwise'", "same number", "Allowed: inverse_block, multiblock, none, random."]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 0.001}}]}, ["masks nothing", "predict: all"]),

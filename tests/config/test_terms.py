@@ -118,7 +118,7 @@ REFUSED = {
         ["no view is masked"]),
     "causal attention and a decoder that mixes positions": (
         [row(base="igpt", decoder="transformer")],
-        ["a prediction may read its own position only", "decoder 'transformer' mixes positions", "Allowed: linear"]),
+        ["a prediction may read its own position only", "decoder 'transformer' mixes positions", "Allowed: identity, linear"]),
     "self-distillation by a decoder of whole images": (
         [row(base="dino", terms={"class": {"decoder": {"type": "projector"}}})],
         ["reads the teacher's decoder position by position, which decoder 'projector' cannot"]),
@@ -220,6 +220,8 @@ REFUSED = {
         ["view 'x' has masked: false", "level patch predicts where the masker says"]),
     "mask token that is never used": (
         [row(base="dino", encoder={"masking": "token"})], ["encoder.masking must be 'none', not 'token'"]),
+    "zero mask token without a mask token": (
+        [row(base="dino", encoder={"zero_mask_token": True})], ["encoder.zero_mask_token", "no mask token with masking 'none'"]),
     "masking none": (
         [row(encoder={"masking": "none"})], ["'blockwise' masks patches", "encoder.masking is 'none'"]),
     "predictor without blocks": (

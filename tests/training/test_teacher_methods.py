@@ -57,6 +57,14 @@ def test_ibots_patches_and_class_token_share_one_head_and_have_centers_of_their_
     assert one.tokenizer.center is not other.tokenizer.center
 
 
+def test_ibots_mask_token_starts_at_zero_and_nothing_else_differs(tmp_path):
+    zero, random = (objective_of(tmp_path, "ibot", encoder={"zero_mask_token": z})[0].encoder for z in (True, False))
+    ours, theirs = zero.state_dict(), random.state_dict()
+    assert not ours.pop("mask_token").any()
+    assert theirs.pop("mask_token").all()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def projected(objective, micro):
     """Queries of the student and keys of the teacher by crop."""
     head, teacher = objective.decoders["pair"], objective.teacher
