@@ -16,7 +16,7 @@ from mimbench.store.results import Store
 from mimbench.store.weights import load_weights
 
 GRID = str(ROOT / "tests" / "methods.yaml")
-ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt",
+ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt", "simmim-swin",
         "frozen-teacher", "continued")  # fmt: skip
 WHOLE_BATCH = ("simclr", "capi")
 
