@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserError
+from mimbench.inert import for_terminal
 from mimbench.report.format import count
 from mimbench.store.results import Store
 
@@ -110,7 +111,7 @@ class Dispatch:
         from mimbench.launch.state import failure
 
         for name in outcome.failed:
-            print(f"failed: {name}: {failure(self.store.run(name))}", file=sys.stderr)
+            print(f"failed: {name}: {for_terminal(failure(self.store.run(name)))}", file=sys.stderr)
         if outcome.blocked:
             print(f"skipped, a parent run failed: {', '.join(outcome.blocked)}", file=sys.stderr)
         table = show_report(self.store, *self.grid)
