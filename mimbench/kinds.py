@@ -54,14 +54,24 @@ def _batch(spec: Spec) -> int:
 
 def forward_flops(encoder: dict[str, Any], size: int) -> float:
     """One image through the blocks, without mask."""
-    tokens, dim = (size // encoder["patch"]) ** 2 + 1, encoder["dim"]
-    return 2 * tokens * encoder["depth"] * (12 * dim**2 + 2 * tokens * dim)
+    cells, total = size // encoder["patch"], 0.0
+    for blocks, finer in _stages(encoder):
+        tokens, dim = (cells * finer) ** 2 + (not encoder.get("stages")), encoder["dim"] // finer
+        seen = encoder["window"] ** 2 if encoder.get("window") else tokens
+        total += 2 * tokens * blocks * (12 * dim**2 + 2 * seen * dim)
+    return total
+
+
+def _stages(encoder: dict[str, Any]) -> list[tuple[int, int]]:
+    """The blocks of each stage, and how many times finer its grid is than the last one's. A ViT is one stage."""
+    stages = encoder.get("stages") or [encoder["depth"]]
+    return [(blocks, 2 ** (len(stages) - 1 - index)) for index, blocks in enumerate(stages)]
 
 
 def _encoder_floats(spec: Spec) -> float:
     """The weights of one encoder's blocks."""
     encoder = spec["encoder"] if "encoder" in spec else spec["recipe"]["encoder"]
-    return float(12 * encoder["depth"] * encoder["dim"] ** 2)
+    return float(sum(12 * blocks * (encoder["dim"] // finer) ** 2 for blocks, finer in _stages(encoder)))
 
 
 def _swept_floats(spec: Spec) -> float:

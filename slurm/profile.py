@@ -35,7 +35,7 @@ class Request:
     gpus: Annotated[int, at_least(0)] = 0  # per node; one process (rank) per GPU
     ranks: Count | None = None  # processes per node; None: one per GPU, or one
     cpus: Count = 1  # per process
-    memory_gb: Positive | None = None  # per node; None: the cluster's default
+    memory_gb: Annotated[float, at_least(0.1)] | None = None  # per node; None: the cluster's default
     hours: Positive = 24.0
     max_parallel: Count | None = None  # running tasks of one array; None: no limit
     grace_seconds: Count = 90  # between the signal and the time limit
@@ -98,8 +98,19 @@ def _request(common: dict[str, Any], own: Any, kind: str, path: Path) -> Request
     ranks = KINDS[kind].ranks
     if (ranks == "one" or (ranks == "gpu" and not request.gpus)) and not {"nodes", "ranks"} & own.keys():
         request = dataclasses.replace(request, nodes=1, ranks=1, gpus=min(request.gpus, 1))
+    _check_lines(request, place)
     _check(request, kind, place)
     return request
+
+
+def _check_lines(request: Request, place: str) -> None:
+    """No value but `setup` may add a line to the sbatch script."""
+    own = {name: str(value) for name, value in vars(request).items() if isinstance(value, str)}
+    own |= {f"srun.{index}": words for index, words in enumerate(request.srun)}
+    own |= {f"extra.{name}": f"{name}={value}" for name, value in request.extra.items()}
+    for name, text in own.items():
+        if len(f"{text}.".splitlines()) > 1:
+            raise UserError(f"{place}: {name!r}: must be one line, not {text!r}.")
 
 
 def _check(request: Request, kind: str, place: str) -> None:

@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mimbench.errors import UserError
+from mimbench.inert import unprintable
 from mimbench.slurm.profile import Request
 from mimbench.store.results import Store
 
 
 def comment_of(store: Store) -> str:
-    """On every job, to recognize those of this results folder."""
-    return f"mimbench:{store.root.resolve()}"
+    """On every job, to recognize those of this results folder. It becomes a line of the script."""
+    root = str(store.root.resolve())
+    if unprintable(root) or len(root.splitlines()) > 1:
+        raise UserError(f"--results {root!r}: jobs need a path on one line, without control characters.")
+    return f"mimbench:{root}"
 
 
 def folder_of(store: Store) -> Path:

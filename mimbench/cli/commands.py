@@ -14,6 +14,7 @@ from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
 from mimbench.cli.parser import make_parser
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
+from mimbench.inert import for_terminal
 from mimbench.kinds import PROTOCOLS
 from mimbench.runtime import quick_imports
 from mimbench.store.results import Store
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except (UserError, RunFailed) as error:
-        print(f"mimbench: {error}", file=sys.stderr)
+        print(f"mimbench: {for_terminal(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAILED
     except KeyboardInterrupt:
         print("mimbench: interrupted", file=sys.stderr)
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except OSError as error:
-        print(f"mimbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        where = for_terminal(str(error.filename or "input or output"))
+        print(f"mimbench: {where}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -62,7 +64,7 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
     plan = make_plan(grid, on_gpus=on_gpus)
     for note in plan.notes:
-        print(f"mimbench: {note}", file=sys.stderr)
+        print(f"mimbench: {for_terminal(note)}", file=sys.stderr)
     return plan
 
 
@@ -170,7 +172,7 @@ def write_reports(options: argparse.Namespace) -> int:
         try:
             show_report(store, name, scale)
         except UserError as error:  # a grid that is refused hides no other
-            print(f"mimbench: {error}", file=sys.stderr)
+            print(f"mimbench: {for_terminal(str(error))}", file=sys.stderr)
             code = EXIT_USAGE
     return code
 
@@ -189,7 +191,7 @@ def show_status(options: argparse.Namespace) -> int:
 
 def _print_all(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(for_terminal(line))
 
 
 def show_why(options: argparse.Namespace) -> int:
@@ -207,7 +209,7 @@ def show_logs(options: argparse.Namespace) -> int:
 
     store = Store(options.results)
     for text in logs(store, find_run(store, options.run), options.follow):
-        print(text, end="", flush=True)
+        print(for_terminal(text), end="", flush=True)
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.errors import EXIT_FAILED, EXIT_OK, UserError
+from mimbench.inert import for_terminal
 from mimbench.store.files import file_name, is_path
 from mimbench.store.results import Store
 
@@ -59,7 +60,7 @@ def check_data(options: argparse.Namespace) -> int:
     for check in (_check_images, _check_masks):
         for line, fine in check(found, store):
             offered = True
-            print(line)
+            print(for_terminal(line))
             code = code if fine else EXIT_FAILED
     if not offered:
         raise UserError(f"{options.name}: is built in; nothing to check.")
@@ -128,7 +129,7 @@ def pack_data(options: argparse.Namespace) -> int:
         f"{target}: {written / 1e6:.0f} MB; use it as data.name: {options.to if is_path(options.to) else f'./{options.to}'}"
     )
     for name, why in _packed(target).items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
+        print(for_terminal(f"left out: {name}: {why}"), file=sys.stderr)
     return EXIT_OK
 
 

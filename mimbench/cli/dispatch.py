@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserError
+from mimbench.inert import for_terminal
 from mimbench.report.format import count
 from mimbench.store.results import Store
 
@@ -108,7 +109,7 @@ class Dispatch:
     def finish(self, outcome: Outcome, *, suggest_seeds: bool = False) -> int:
         """Failures on stderr; the table on stdout, and last the command to go on with."""
         for name, why in outcome.failed.items():
-            print(f"failed: {name}: {why}", file=sys.stderr)
+            print(f"failed: {name}: {for_terminal(why)}", file=sys.stderr)
         if outcome.blocked:
             print(f"skipped, a parent run failed: {', '.join(outcome.blocked)}", file=sys.stderr)
         table = show_report(self.store, *self.grid)

@@ -13,6 +13,7 @@ from typing import Any
 from mimbench.cli.display import progress_words
 from mimbench.cli.jobs import states_of, where
 from mimbench.errors import UserError
+from mimbench.inert import for_terminal
 from mimbench.kinds import in_order
 from mimbench.launch.logs import last_lines, log_files
 from mimbench.launch.state import STATES, RunState, runs_of
@@ -139,7 +140,7 @@ def watch(store: Store, grid: str | None) -> None:
             show = lambda lines: live.update(Text("\n".join(lines)), refresh=True)
         while True:
             lines, moving = status(store, grid)
-            show(lines)
+            show([for_terminal(line) for line in lines])
             if not moving:
                 return
             time.sleep(WATCH_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -12,6 +13,16 @@ from mimbench.errors import UserError, check_known
 
 Point = dict[str, Any]  # dotted key -> value
 Lists = dict[str, Annotated[list[Any], FILLED]]
+
+
+MAX_ROWS = 2000  # of one grid
+
+
+def check_rows(count: int, place: str) -> None:
+    if count > MAX_ROWS:
+        raise UserError(
+            f"{place}: {count:,} rows; a grid has at most {MAX_ROWS:,}. Write several grids: they share runs."
+        )
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class Axes(Checked):
             raise UserError(f"{place}.zip: all lists must have the same length.")
         for key in itertools.chain(*self.exclude):
             check_known(f"{place}.exclude", "axis", key, [*self.product, *self.zip])
+        combinations = math.prod(map(len, self.product.values())) * len(next(iter(self.zip.values()), [None]))
+        check_rows(combinations, place)
         if not self.points():
             raise UserError(f"{place}.exclude: leaves no point.")
 

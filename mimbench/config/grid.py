@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 
 from mimbench import registry
-from mimbench.config.axes import Axes, tag
+from mimbench.config.axes import Axes, check_rows, tag
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
@@ -33,7 +33,12 @@ from mimbench.errors import UserError, check_known
 from mimbench.store.files import data_name
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
-FILE_NAME = Range("letters, digits, '-', '_' and '.'", lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)))
+MAX_CELLS = 10_000  # rows times seeds
+LONGEST = 100  # bytes of a name that becomes part of a file's
+FILE_NAME = Range(
+    f"at most {LONGEST} letters, digits, '-', '_' and '.'",
+    lambda name: bool(re.fullmatch(r"\w[\w.-]*", name)) and len(name.encode()) <= LONGEST,
+)
 SEEDS = Range(
     f"a number of seeds, or a list of 1 to {MAX_SEEDS} different ones",
     lambda seeds: 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS,
@@ -156,8 +161,17 @@ def load_grid(
     sizes = _read_scale(scale_path)
     if data is not None:
         sizes = sizes.on(data)
+    if len(f"{file.name}.{sizes.name}".encode()) > 2 * LONGEST:
+        raise UserError(
+            f"{path}: name: with scale '{sizes.name}' it is longer than {2 * LONGEST} bytes, too long for a folder."
+        )
     settings, layers = _parse_sets(sets)
     points = _expand(file, path)
+    place = f"{path}: seeds" if seeds is None else "--seeds"
+    chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
+    if (cells := len(only or points) * len(chosen_seeds)) > MAX_CELLS:
+        raise UserError(f"{place}: {len(only or points):,} rows at {len(chosen_seeds):,} seeds are {cells:,} rows to train; "
+                        f"a grid has at most {MAX_CELLS:,}.")  # fmt: skip
     references = _references(file, points, path)
     names = tuple(point.name for point in points)
     for row in only:
@@ -166,8 +180,6 @@ def load_grid(
         Row(point.name, point.label, point.written.paper or None, _recipe(point, file, path, sizes, layers), other.name)
         for point, other in zip(points, references, strict=True)
     )
-    place = f"{path}: seeds" if seeds is None else "--seeds"
-    chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
     file.nested.check_seeds(chosen_seeds, place)
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
@@ -227,21 +239,23 @@ def _seeds(written: Any, place: str) -> tuple[int, ...]:
 
 def _expand(file: GridFile, path: Path) -> list[_Point]:
     """`rows` x `axes`, each with a name of its own."""
-    found: list[_Point] = []
+    found: dict[str, _Point] = {}
+    points = (file.axes or Axes()).points()
+    check_rows(len(file.rows) * len(points), f"{path}: rows")
     for number, raw in enumerate(file.rows):
         place = f"{path}: rows.{number}"
         written, layer = _split(raw, RowFile, place)
-        for index, point in enumerate((file.axes or Axes()).points()):
+        for index, point in enumerate(points):
             varied = copy.deepcopy(layer)
             for key, value in point.items():
                 put(varied, key, value, f"{path}: axes", RECIPE_KEYS)
             name, label = written.name, written.label or written.name
             if point:
                 name, label = f"{name}[{tag(point)}]", f"{label} ({tag(point)})"
-            if any(name == other.name for other in found):
+            if name in found:
                 raise UserError(f"{path}: rows: the name '{name}' is used twice.")
-            found.append(_Point(name, label, written, varied, place, index))
-    return found
+            found[name] = _Point(name, label, written, varied, place, index)
+    return list(found.values())
 
 
 def _parse_sets(sets: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], list[Layer]]:

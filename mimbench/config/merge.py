@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
+import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +15,10 @@ import yaml
 
 from mimbench.config.schema import PART_KINDS
 from mimbench.errors import UserError, unknown
+from mimbench.inert import unprintable
+
+MAX_BYTES = 200_000  # of a file
+MAX_VALUES = 100_000  # of a text, every use of an anchor counted
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,15 +45,44 @@ _Loader.add_implicit_resolver(
 
 def parse(text: str) -> Any:
     """The value of a YAML text, or a YAMLError."""
+    loader = _Loader(text)
     try:
-        return yaml.load(text, Loader=_Loader)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _expanded(node, {})) > MAX_VALUES:
+            held = f"about {size:.0e}" if math.isfinite(size) else "endlessly many"
+            raise yaml.YAMLError(f"its anchors expand to {held} values; allowed: {MAX_VALUES:,}")
+        return loader.construct_document(node)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # what PyYAML raises for 2020-13-45, `!!bool perhaps`, `!!int ""` and a thousand brackets
         raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for; one that contains itself, infinitely many."""
+    if isinstance(node, yaml.ScalarNode):
+        _check_text(node.value)
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_expanded(child, known) for child in inner)
+    return known[id(node)]
+
+
+def _check_text(text: str) -> None:
+    """A terminal obeys control characters, and half of a pair of surrogates can be written to no file."""
+    if wrong := unprintable(text):
+        raise yaml.YAMLError(f"the character U+{ord(wrong):04X} is allowed nowhere")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{path}: has {size:,} bytes; a config has at most {MAX_BYTES:,}. Write several grids.")
         value = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error

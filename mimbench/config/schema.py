@@ -22,6 +22,7 @@ from mimbench.config.ranges import (
     Whole,
     between,
 )
+from mimbench.config.swin import check_swin
 from mimbench.config.terms import (
     LINKS,
     TERM_PARTS,
@@ -44,9 +45,12 @@ RECIPE_KEYS = ("pretrain", "start", *PART_KINDS, "terms", "views", "teacher", "e
 
 @dataclass(frozen=True)
 class EncoderConfig(Checked):
-    """A Vision Transformer. `beit` has BEiT's attention: no key bias, and optional relative positions."""
+    """A Vision Transformer. `beit` has BEiT's attention: no key bias, and optional relative positions.
 
-    type: Literal["vit", "beit"] = "vit"
+    `swin`: patch, dim and heads are those of its last stage, whose cell is what is masked; depth counts all blocks.
+    """
+
+    type: Literal["vit", "beit", "swin"] = "vit"
     patch: Count = 16
     dim: Count = 768
     depth: Count = 12
@@ -69,8 +73,11 @@ class EncoderConfig(Checked):
     frozen_patches: bool = field(
         default=False, metadata={"neutral": False}
     )  # in pre-training the patch embedding stays random
+    stages: tuple[Count, ...] = field(default=(), metadata={"neutral": ()})  # of a Swin: the blocks of each
+    window: Count | None = field(default=None, metadata={"neutral": None})  # of a Swin: side in cells
 
     def check(self, place: str) -> None:
+        check_swin(self, place)
         if self.dim * self.mlp_ratio < 1:
             raise UserError(f"{place}.mlp_ratio: {self.mlp_ratio} leaves no feature of dim {self.dim}.")
         if self.dim % self.heads:
@@ -88,7 +95,7 @@ class EncoderConfig(Checked):
         if self.attention == "causal" and (self.type != "vit" or self.masking != "none"):
             raise UserError(f"{place}.attention: 'causal' needs the encoder type 'vit' and masking 'none'.")
         plain = self.class_token and not self.registers
-        if not plain and (self.type != "vit" or self.attention == "causal"):
+        if not plain and self.type != "swin" and (self.type != "vit" or self.attention == "causal"):
             key = "registers" if self.class_token else "class_token"
             raise UserError(f"{place}.{key}: needs the encoder type 'vit' and attention 'full'.")
 

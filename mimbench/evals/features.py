@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mimbench.data.views import Images, normalize
 from mimbench.evals.common import EncoderUnderTest, in_batches
-from mimbench.models.encoder import Encoder, tapped_blocks
+from mimbench.models.encoder import Encoder
 from mimbench.runtime import Runtime
 from mimbench.store.weights import load_weights
 
@@ -44,7 +44,7 @@ def extract_splits(under_test: EncoderUnderTest, runtime: Runtime) -> dict[str, 
 
 def offered_blocks(encoder: Encoder) -> tuple[int, ...]:
     """Of which heads on all tokens choose one: those that UPerNet reads, each once."""
-    return tuple(dict.fromkeys(tapped_blocks(encoder.depth)))
+    return tuple(dict.fromkeys(encoder.tapped()))
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:

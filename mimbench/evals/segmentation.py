@@ -15,15 +15,16 @@ from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
 from mmseg.evaluation import IoUMetric
 from mmseg.models import EncoderDecoder, SegTTAModel
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from mimbench.data.sampling import derive
 from mimbench.data.segmentation import Seeded, open_split
 from mimbench.data.sources import opened
 from mimbench.evals.common import EncoderUnderTest
-from mimbench.evals.segmentation_heads import segmentor
+from mimbench.evals.segmentation_heads import has_stages, segmentor
 from mimbench.evals.sweep import sweep
-from mimbench.models.encoder import Encoder, tapped_blocks
+from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective
 from mimbench.runtime import Runtime
 
@@ -32,18 +33,17 @@ META = ("ori_shape", "img_shape", "pad_shape")  # what predictions are brought b
 
 
 class Backbone(nn.Module):
-    """The encoder as mmsegmentation expects a backbone: four maps of raw block outputs, without the class token."""
+    """The encoder as mmsegmentation expects a backbone: four maps of raw block outputs; of stages, each normalized."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        encoder.body.norm = nn.Identity()  # the taps are raw; an unused norm would have no gradient
-        self.encoder = encoder
+        encoder.body.norm = nn.Identity()  # the maps are raw; an unused norm would have no gradient
+        self.encoder, dims = encoder, encoder.map_dims()
+        self.norms = nn.ModuleList([LayerNorm2d(dim) if has_stages(dims) else nn.Identity() for dim in dims])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        grid, blocks = self.encoder.grid, tapped_blocks(self.encoder.depth)
-        taps = self.encoder(images, taps=blocks).taps
-        maps = [taps[b][:, 1:].transpose(1, 2).unflatten(2, (grid.rows, grid.columns)) for b in blocks]
-        return tuple(m.contiguous() for m in maps)
+        maps = self.encoder.maps(images)
+        return tuple(norm(each).contiguous() for norm, each in zip(self.norms, maps, strict=True))
 
 
 class Segmenter(Objective):
@@ -53,7 +53,7 @@ class Segmenter(Objective):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "segmentation head"))
-            self.model = segmentor(encoder.dim, classes, settings, size)
+            self.model = segmentor(encoder.map_dims(), classes, settings, size)
             MMLogger.get_current_instance().setLevel(logging.WARNING)  # init_weights logs every parameter
             self.model.init_weights()
         self.model.backbone = Backbone(encoder)

@@ -16,7 +16,12 @@ from torch import nn
 from mimbench.data.views import MEAN, STD
 
 
-def segmentor(dim: int, classes: int, settings: dict[str, Any], size: int) -> EncoderDecoder:
+def has_stages(dims: tuple[int, ...]) -> bool:
+    """Maps of several widths are a pyramid already."""
+    return len(set(dims)) > 1
+
+
+def segmentor(dims: tuple[int, ...], classes: int, settings: dict[str, Any], size: int) -> EncoderDecoder:
     norm = {"type": "SyncBN" if torch.distributed.is_initialized() else "BN", "requires_grad": True}
     first = settings["first_class_weight"]
     weights = {} if first == 1.0 else {"class_weight": [first] + [1.0] * (classes - 1)}
@@ -27,24 +32,34 @@ def segmentor(dim: int, classes: int, settings: dict[str, Any], size: int) -> En
         data_preprocessor={"type": SegDataPreProcessor, **preprocessor(size)},
         backbone={"type": nn.Identity},  # until the encoder replaces it
         test_cfg=ConfigDict(**sliding_window(size)),
-        **parts(dim, settings, common, loss),
+        **parts(dims, settings, common, loss),
     )
 
 
-def _upernet(dim: int, settings: dict[str, Any], common: dict[str, Any], loss: dict[str, Any]) -> dict[str, Any]:
+def _upernet(
+    dims: tuple[int, ...], settings: dict[str, Any], common: dict[str, Any], loss: dict[str, Any]
+) -> dict[str, Any]:
     head = {**common, "dropout_ratio": 0.1}
+    neck = {
+        "type": Feature2Pyramid,
+        "embed_dim": dims[-1],
+        "rescales": settings["rescales"],
+        "norm_cfg": common["norm_cfg"],
+    }
     return {
-        "neck": {"type": Feature2Pyramid, "embed_dim": dim, "rescales": settings["rescales"], "norm_cfg": common["norm_cfg"]},
-        "decode_head": {"type": UPerHead, "in_channels": [dim] * 4, "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
+        **({} if has_stages(dims) else {"neck": neck}),
+        "decode_head": {"type": UPerHead, "in_channels": list(dims), "in_index": [0, 1, 2, 3], "pool_scales": (1, 2, 3, 6),
                         "channels": settings["channels"], **head, "loss_decode": {**loss, "loss_weight": 1.0}},
-        "auxiliary_head": {"type": FCNHead, "in_channels": dim, "in_index": 2, "num_convs": 1, "concat_input": False,
+        "auxiliary_head": {"type": FCNHead, "in_channels": dims[2], "in_index": 2, "num_convs": 1, "concat_input": False,
                            "channels": settings["auxiliary_channels"], **head, "loss_decode": {**loss, "loss_weight": 0.4}},
     }  # fmt: skip
 
 
-def _setr_pup(dim: int, settings: dict[str, Any], common: dict[str, Any], loss: dict[str, Any]) -> dict[str, Any]:
+def _setr_pup(
+    dims: tuple[int, ...], settings: dict[str, Any], common: dict[str, Any], loss: dict[str, Any]
+) -> dict[str, Any]:
     """As mmsegmentation configures it for ADE20K: four steps of a convolution and doubling; auxiliary heads of two by four."""
-    head = {"type": SETRUPHead, "in_channels": dim, "kernel_size": 3, "dropout_ratio": 0.0, **common}
+    head = {"type": SETRUPHead, "in_channels": dims[-1], "kernel_size": 3, "dropout_ratio": 0.0, **common}
     auxiliary = {
         **head,
         "num_convs": 2,

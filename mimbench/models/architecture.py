@@ -68,6 +68,8 @@ def _check_blocks(tensors: Mapping[str, Tensor]) -> None:
     first, second = (tensors.get(f"blocks.0.mlp.fc{layer}.weight") for layer in (1, 2))
     if gated or (first is not None and second is not None and len(first) != second.shape[1]):
         raise UserError("its MLPs are gated (SwiGLU), which this encoder does not have.")
+    if any(name.startswith("layers.0.blocks.") for name in tensors):
+        raise UserError("is a Swin Transformer, which can be trained here but not read from a file.")
     for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise UserError(f"lacks {name}: not a Vision Transformer with plain MLPs.")

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -36,12 +37,35 @@ class Encoder(nn.Module):
         self.grid = PatchGrid(size // config.patch, size // config.patch, config.patch)
         self.prefix = int(config.class_token) + config.registers  # tokens before the patches
         self.placed = int(config.class_token and not config.registers)  # of these, how many have a position
-        self.body: Any = _body(config, size, config.drop_path if drop_path is None else drop_path)
+        self.body: Any = self._body(size, config.drop_path if drop_path is None else drop_path)
         has_token = masked and config.masking == "token"
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if has_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self._embedded())) if has_token else None
         self._initialize()
         if config.frozen_patches:
             self.body.patch_embed.requires_grad_(False)
+
+    def _body(self, size: int, drop_path: float) -> nn.Module:
+        return _body(self.config, size, drop_path)
+
+    def _embedded(self) -> int:
+        """Features of a patch before the blocks."""
+        return self.dim
+
+    def blocks(self) -> list[Any]:
+        return list(self.body.blocks)
+
+    def tapped(self) -> tuple[int, ...]:
+        """The four blocks that segmentation reads."""
+        return tapped_blocks(self.depth)
+
+    def map_dims(self) -> tuple[int, ...]:
+        return (self.dim,) * 4
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """For segmentation: the raw output of four blocks, (B, D, rows, columns) each."""
+        blocks, shape = self.tapped(), (self.grid.rows, self.grid.columns)
+        taps = self(images, taps=blocks).taps
+        return [taps[block][:, 1:].transpose(1, 2).unflatten(2, shape) for block in blocks]
 
     def _initialize(self) -> None:
         """Xavier for weights, as in MAE (it suits small dimensions too), or as in BEiT; 0.02 for tokens and positions."""
@@ -57,12 +81,11 @@ class Encoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if as_beit:
-            rescale_by_depth(self.body.blocks)
-        for token in (self.body.cls_token, getattr(self.body, "reg_token", None)):
-            if token is not None:
+            rescale_by_depth(self.blocks())
+        for name in ("cls_token", "reg_token", "pos_embed"):
+            token = getattr(self.body, name, None)
+            if token is not None and token.requires_grad:
                 normal(token)
-        if self.body.pos_embed is not None and self.body.pos_embed.requires_grad:
-            normal(self.body.pos_embed)
         if self.mask_token is not None and not self.config.zero_mask_token:  # last: no other weight depends on it
             normal(self.mask_token)
 
@@ -85,7 +108,7 @@ class Encoder(nn.Module):
         if causal:
             shared["is_causal"] = True
         tapped = {}
-        blocks = list(self.body.blocks)
+        blocks = self.blocks()
         if self.only_predicted and masks is not None and (rows := self._read(masks)) is not None:
             blocks[-1] = functools.partial(_with_mlp_at, blocks[-1], rows)
         for index, block in enumerate(blocks):
@@ -175,13 +198,17 @@ def tapped_blocks(depth: int) -> tuple[int, ...]:
     return tuple(max(0, round(depth * share) - 1) for share in (1 / 3, 1 / 2, 2 / 3, 1))
 
 
+CLASSES = {"vit": f"{__name__}:Encoder", "beit": f"{__name__}:Encoder", "swin": "mimbench.models.hierarchical:Swin"}
+
+
 def make_encoder(
     config: EncoderConfig, size: int, seed: int, *, drop_path: float | None = None, masked: bool = True
 ) -> Encoder:
     """An encoder with the initial weights of this seed: the same for every row, pre-trained or not."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "encoder"))
-        return Encoder(config, size, drop_path=drop_path, masked=masked)
+        made: Encoder = resolve_name(CLASSES[config.type])(config, size, drop_path=drop_path, masked=masked)
+        return made
 
 
 def _body(config: EncoderConfig, size: int, drop_path: float) -> nn.Module:

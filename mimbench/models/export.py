@@ -1,4 +1,4 @@
-"""An encoder in the names and configs of other libraries. Each form also loads here, as `pretrain: {weights: FOLDER}`."""
+"""An encoder in the names and configs of other libraries. Each form also loads here, as `pretrain: {weights: FOLDER}`, but a Swin's."""
 
 from __future__ import annotations
 
@@ -111,6 +111,8 @@ FORMS: dict[str, Callable[[EncoderConfig, int, State], Exported]] = {
 
 
 def _check(config: EncoderConfig, form: str, norm_eps: float | None = None) -> None:
+    if config.type == "swin":
+        raise UserError(f"--to {form}: a Swin is exported to safetensors only; use --to safetensors.")
     if config.attention == "causal":
         raise UserError(f"--to {form}: its models have no causal attention; use safetensors.")
     if norm_eps is not None and config.norm_eps != norm_eps:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mimbench.config.schema import EncoderConfig, Grid, Recipe, Row, as_spec
+from mimbench.config.swin import check_windows
 from mimbench.data.sources import Sources
 from mimbench.errors import UserError, unknown
 from mimbench.plan.terms import check_terms
@@ -44,8 +45,10 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
         ancestors(row, grid)
     if recipe.finetuned is not None and "finetune" not in grid.protocols:
         raise UserError(f"{place}: pretrain.finetuned: no row is fine-tuned; add finetune to the grid's protocols.")
+    check_windows(recipe.encoder, size, "evaluation.data.size", place)
     if recipe.pretrain:
         check_tokenizer_training(recipe, place)
+        check_windows(recipe.encoder, recipe.data.size, "data.size", place)
         _check_images(recipe, sources, place)
         check_terms(recipe, _teacher(recipe, grid), lambda: sources(recipe.data.name).classes(), place)
     for column in columns:
@@ -57,7 +60,12 @@ def check_row(row: Row, columns: Iterable[ProtocolSpec], grid: Grid, sources: So
             raise UserError(
                 f"{place}: encoder.patch: {patch} does not divide the crop of protocol '{column.name}', {side}."
             )
-        pyramid = column.settings.get("head") == "upernet"
+        check_windows(recipe.encoder, side, f"the crop of protocol '{column.name}'", place)
+        has_stages = len(recipe.encoder.stages) > 1
+        if has_stages and column.settings.get("head") == "setr_pup":
+            raise UserError(f"{place}: protocol '{column.name}': head 'setr_pup' reads maps of one width, and a Swin's stages "
+                            f"have several; allowed: --set protocols.{column.name}.head=upernet.")  # fmt: skip
+        pyramid = column.settings.get("head") == "upernet" and not has_stages  # which bring their own
         smallest = min(column.settings["rescales"]) if pyramid else 1  # of its maps
         if side // patch * smallest < 1:
             raise UserError(

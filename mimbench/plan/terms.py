@@ -214,6 +214,8 @@ def _check_views(recipe: Recipe, term: TermConfig, parts: _Parts, teacher: Encod
             )
             if any(encoder.relative_positions != "none" for encoder in encoders):
                 raise UserError(f"{small}; relative positions need share 1.")
+            if any(encoder.stages for encoder in encoders):
+                raise UserError(f"{small}; a Swin's windows need share 1.")
             if view.masked or term.level == "patch":
                 raise UserError(f"{small}; masks and patch terms need share 1. Or use `masked: false` at level image.")
         if term.level == "patch" and not view.masked:
@@ -265,6 +267,7 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
                 tokenizer.build(grid)
             if parts.reads == "teacher":
                 tokenizer.build(teacher.dim, teacher.depth)
+                _check_taps(tokenizer.taps(), teacher, title["tokenizer"], place)
             elif parts.reads == "student":
                 tokenizer.build(recipe.encoder.dim, recipe.encoder.depth)
         width = int(tokenizer.width(grid))
@@ -292,11 +295,19 @@ def _check_decoder(recipe: Recipe, name: str, parts: _Parts, widths: dict[str, i
                         "`decoder.same_as`.")  # fmt: skip
     try:
         if hasattr(parts.decoder, "taps"):
-            parts.decoder.taps(recipe.encoder.depth)
+            _check_taps(parts.decoder.taps(recipe.encoder.depth), recipe.encoder, parts.title["decoder"], place)
         if hasattr(parts.decoder, "check"):
             parts.decoder.check(width_read(recipe, name, widths))
     except ValueError as error:
         raise UserError(f"{place}: {parts.title['decoder']} does not suit the encoder: {error}") from error
+
+
+def _check_taps(blocks: tuple[int, ...], encoder: EncoderConfig, title: str, place: str) -> None:
+    """Blocks of a Swin's earlier stages have another grid and another width."""
+    first = sum(encoder.stages[:-1])
+    if earlier := [block for block in blocks if block < first]:
+        raise UserError(f"{place}: {title} reads block {earlier[0]} of the encoder, which has another grid and width than "
+                        f"its last stage; allowed: blocks {first} to {encoder.depth - 1}.")  # fmt: skip
 
 
 def _check_shared(place: str, parts: _Parts, spec: dict[str, Any], widths: dict[str, int]) -> None:

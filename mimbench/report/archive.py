@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 
 from mimbench.errors import UserError
+from mimbench.inert import for_markdown
 from mimbench.report.analysis import analyze
 from mimbench.report.build import write_report
 from mimbench.report.collect import Grid, RunRecord
-from mimbench.report.format import count
+from mimbench.report.format import count, csv
 from mimbench.store.files import read_json, write_atomically, write_json
 from mimbench.store.results import Store
 
@@ -52,12 +53,12 @@ def _curves(grid: Grid) -> str:
             step, last = math.ceil(len(curve) / CURVE_LINES) or 1, len(curve) - 1
             curve.insert(0, "run", record.name)
             curves.append(curve[(curve.index % step == 0) | (curve.index == last)])
-    return pd.concat(curves).to_csv(index=False, lineterminator="\n")
+    return csv(pd.concat(curves))
 
 
 def _readme(grid: Grid) -> str:
     done = sum(record.state == "done" for record in grid.records.values())
-    return f"""# {grid.title}: records and report
+    return for_markdown(f"""# {grid.title}: records and report
 
 Grid `{grid.name}` at scale `{grid.scale}`: {done} of {count(len(grid.records), "run")} done, \
 {count(len(grid.seeds), "seed")}.
@@ -73,4 +74,4 @@ only, and repeats every run that it does not find there.
 | `grid.json` | the run of each row, protocol and seed |
 
 To reproduce them: `mimbench run grid {grid.config} --scale {grid.scale}`.
-"""
+""")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError, unknown
+from mimbench.inert import all_for_terminal, for_terminal
 from mimbench.kinds import in_order
 from mimbench.store.records import read_grid as read_grid_record
 from mimbench.store.records import read_record
@@ -120,7 +121,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
     if not path.exists():
         known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
-    raw = read_grid_record(path)
+    raw = all_for_terminal(read_grid_record(path))
     names = {run for row in raw["rows"] for runs in row["runs"].values() for run in runs.values()}
     return Grid(
         columns=[Column(**column) for column in raw["columns"]],
@@ -160,4 +161,6 @@ def _read_run(folder: RunFolder) -> RunRecord:
     if state == "done" and result is None:
         state = "unreadable"
     here = f"{folder.path.parent.parent}/"  # paths relative to the results folder: a report may be read elsewhere
-    return RunRecord(folder.path, state, spec, result, cost, attempts, "; ".join(problems).replace(here, ""))
+    return RunRecord(
+        folder.path, state, spec, result, cost, attempts, for_terminal("; ".join(problems).replace(here, ""))
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mimbench.report.collect import Grid
+from mimbench.report.format import csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,4 +43,4 @@ def costs_csv(grid: Grid) -> str:
     frame = costs(grid)
     for name, form in FORMATS.items():
         frame[name] = frame[name].map(form.format, na_action="ignore")
-    return frame.to_csv(index=False, lineterminator="\n")
+    return csv(frame)

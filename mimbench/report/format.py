@@ -1,5 +1,14 @@
 """Numbers as text. Imports nothing heavy: `status` and `--help` stay quick."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mimbench.inert import for_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 DASH = "–"  # where there is no number
 
 
@@ -33,3 +42,10 @@ def p_text(p: float | None) -> str:
     if p is None:
         return ""
     return "<0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def csv(frame: pd.DataFrame, **more: Any) -> str:
+    """A table as CSV, in which no text is a formula."""
+    texts = frame.select_dtypes(include=["object", "str"]).columns
+    made = frame.assign(**{name: frame[name].map(for_csv, na_action="ignore") for name in texts})
+    return str(made.to_csv(index=False, lineterminator="\n", **more))

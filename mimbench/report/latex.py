@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
+from mimbench.inert import for_latex
 from mimbench.report.table import Table
-
-ESCAPES = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-    "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "×": r"$\times$",
-})  # fmt: skip
 
 
 def latex(table: Table) -> str:
@@ -26,11 +21,11 @@ def latex(table: Table) -> str:
         *map(_line, rows),
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{caption.translate(ESCAPES)}}}",
+        rf"\caption{{{for_latex(caption)}}}",
         rf"\label{{tab:{grid.name}-{grid.scale}}}".replace("_", "-"),
         r"\end{table}",
     ]) + "\n"  # fmt: skip
 
 
 def _line(cells: list[str]) -> str:
-    return " & ".join(cell.translate(ESCAPES) for cell in cells) + r" \\"
+    return " & ".join(for_latex(cell) for cell in cells) + r" \\"

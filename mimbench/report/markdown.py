@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mimbench.inert import for_markdown
 from mimbench.report.cells import LONG
 from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.format import count
@@ -31,7 +32,7 @@ def markdown(table: Table) -> str:
         *_spread(table),
         "## Flags\n\n" + _list(notices) if notices else "",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return for_markdown("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def _spread(table: Table) -> list[str]:
@@ -44,7 +45,8 @@ def _spread(table: Table) -> list[str]:
 def _lines(headings: list[str], rows: list[list[str]], text_columns: int) -> str:
     rule = ["---" if index < text_columns else "---:" for index in range(len(headings))]
     return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [headings, rule, *rows]
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in [headings, rule, *rows]
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mimbench.report.analysis import Analysis, Cell
 from mimbench.report.cells import cell_text, long_row
 from mimbench.report.collect import Grid
+from mimbench.report.format import csv
 from mimbench.report.legend import legend, one_seed_warning, paper_note
 from mimbench.report.published import PaperColumn, Published, paper_column
 from mimbench.report.variance import Spread, spreads
@@ -92,4 +93,4 @@ def table_csv(analysis: Analysis) -> str:
     """Statistics have seven digits: the last ones of a t quantile differ between versions of scipy."""
     found = frame(analysis)
     found[STATISTICS] = found[STATISTICS].map("{:.7g}".format, na_action="ignore")
-    return found.to_csv(index=False, lineterminator="\n")
+    return csv(found)

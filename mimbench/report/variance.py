@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mimbench.report.analysis import Analysis, Cell
-from mimbench.report.format import number
+from mimbench.report.format import csv, number
 
 NAMES = {"tokenizer": "tokenizer", "pretrain": "pre-training", "evaluation": "evaluation"}  # outermost first
 HEADINGS = ["Row", "Evaluation", "Source", "Groups", "Degrees of freedom", "SD", "SD of the mean"]
@@ -128,7 +128,7 @@ def variance_lines(found: list[Spread]) -> list[dict[str, Any]]:
 def variance_csv(found: list[Spread]) -> str:
     import pandas as pd
 
-    return pd.DataFrame(variance_lines(found)).to_csv(index=False, lineterminator="\n", float_format="%.7g")
+    return csv(pd.DataFrame(variance_lines(found)), float_format="%.7g")
 
 
 def spread_rows(found: list[Spread]) -> list[list[str]]:

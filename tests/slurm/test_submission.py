@@ -219,3 +219,26 @@ def test_only_a_jobs_own_starts_of_the_run_count_against_its_limits(started, pre
     with pytest.raises(RunFailed, match="requeued 3 times"):
         started()
     assert "max_requeues is 2" in folder.last_failure()["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('partition: "gpu\\n#SBATCH --uid=0"', "partition"), ('account: "a\\nb"', "account"), ('qos: "a\\n"', "qos"),
+        ('python: "python\\nrm"', "python"), ('srun: ["--a\\n#SBATCH"]', "srun.0"),
+        ('extra: {constraint: "a\\nb"}', "extra.constraint"), ('extra: {"a\\nb": 1}', "extra"),
+        ("memory_gb: 1e-9", "memory_gb: must be at least 0.1"),
+    ],
+)  # fmt: skip
+def test_no_value_of_a_profile_becomes_a_line_of_the_script(tmp_path, text, words):
+    with pytest.raises(UserError) as caught:
+        load_profile(profile_of(tmp_path, text))
+    assert words in str(caught.value)
+    assert "must be" in str(caught.value)
+
+
+def test_no_results_path_becomes_a_line_of_the_script(tmp_path):
+    from mimbench.slurm.sbatch import comment_of
+
+    with pytest.raises(UserError, match="jobs need a path on one line"):
+        comment_of(Store(tmp_path / "a\n#SBATCH --uid=0"))

@@ -83,6 +83,11 @@ def test_causal_attention_survives_in_our_own_form(tmp_path):
             {"norm_eps": 1e-12},
             "--to timm: its LayerNorms have the epsilon 1e-06, not 1e-12; use hf or safetensors",
         ),
+        (
+            "timm",
+            {"type": "swin", "stages": (1, 1), "window": 2, "positions": "none", "class_token": False},
+            "--to timm: a Swin is exported to safetensors only",
+        ),
         ("hf", {"positions": "none"}, "--to hf: transformers' ViT has positions"),
         ("hf", {"layer_scale": 0.1, "mlp_ratio": 2.5}, "--to hf: Dinov2Model's mlp_ratio is an integer, not 2.5"),
     ],

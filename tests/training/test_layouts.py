@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from timm.models.beit import Beit
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from mimbench.errors import UserError
@@ -321,6 +322,10 @@ REFUSED = {
     "one block wider": (
         lambda: {**vit().state_dict(), "blocks.1.mlp.fc1.bias": torch.ones(7)},
         r"has other shapes: blocks\.1\.mlp\.fc1\.bias \(7,\), not \(128,\)",
+    ),
+    "Swin": (
+        lambda: SwinTransformer(img_size=28, embed_dim=8, depths=(1,), num_heads=(1,)).state_dict(),
+        "is a Swin Transformer, which can be trained here but not read",
     ),
     "five channels": (lambda: vit(in_chans=5).state_dict(), "its images have 5 channels"),
     "two class tokens": (

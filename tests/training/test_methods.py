@@ -18,7 +18,7 @@ from mimbench.store.weights import load_weights
 GRID = str(ROOT / "tests" / "methods.yaml")
 ROWS = ("maskfeat", "supervised", "data2vec", "beit-aggregated", "ijepa", "dino", "simclr", "capi", "igpt", "ibot",
         "mocov3", "byol", "vicreg", "cae", "dinov2", "crossmae", "frozen-teacher", "beit2", "peco", "igpt-palette", "milan",
-        "eva", "dbot-1", "dbot-2", "continued")  # fmt: skip
+        "eva", "simmim-swin", "dbot-1", "dbot-2", "continued")  # fmt: skip
 WHOLE_BATCH = ("simclr", "capi", "mocov3", "byol", "vicreg", "dinov2")
 
 

@@ -35,7 +35,7 @@ def test_setr_pup_has_the_tensors_of_mmsegmentations_configuration_for_ade20k():
     config.backbone.update(num_layers=1, out_indices=(0, 0, 0, 0), init_cfg=None, embed_dims=1024)
     theirs = build_segmentor(config)
     chosen = {**settings("segmentation"), "head": "setr_pup", "channels": 256, "auxiliary_channels": 256}
-    ours = segmentor(1024, 150, {**chosen, "first_class_weight": 1.0}, 512)
+    ours = segmentor((1024,) * 4, 150, {**chosen, "first_class_weight": 1.0}, 512)
     shapes = [
         {key: value.shape for key, value in model.state_dict().items() if "head" in key} for model in (theirs, ours)
     ]
