@@ -104,9 +104,13 @@ def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
 
         check(plan.runs, profile)  # before any folder is made
     from mimbench.plan.terms import check_micro_batches
+    from mimbench.run.flops import add_flops
 
     recipes = [run.spec["recipe"] for run in plan.runs.values() if run.kind == "pretrain"]
     check_micro_batches(recipes, options.micro_batch or (profile.of("pretrain").micro_batch if profile else None))
+    if not options.dry_run:
+        store.check_writable()
+    add_flops(plan, store)
     if options.dry_run:
         code = _print_plan(plan, store)
         return dispatch.print_scripts(plan.runs, profile) if profile else code
@@ -127,9 +131,12 @@ def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
+    from mimbench.run.flops import add_flops
+
     throughput = options.throughput and options.throughput * 1e12
-    plan = _plan(options, on_gpus=throughput is not None)
-    return _print_plan(plan, Store(options.results), throughput)
+    plan, store = _plan(options, on_gpus=throughput is not None), Store(options.results)
+    add_flops(plan, store)
+    return _print_plan(plan, store, throughput)
 
 
 def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> int:

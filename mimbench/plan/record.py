@@ -8,6 +8,7 @@ from typing import Any
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, Nested, Row, as_spec
+from mimbench.plan.compute import training_of
 from mimbench.plan.graph import Plan
 from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads
@@ -48,8 +49,11 @@ def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> 
     Seeds that a list once named are dropped with the list: settings may have been chosen on them.
     """
     earlier = {(row["name"], row["key"]): row["runs"] for row in old["rows"]}
+    flops = {(row["name"], row["key"]): row.get("flops") for row in old["rows"]}
     for row in new["rows"]:
         row["runs"] = {**earlier.get((row["name"], row["key"]), {}), **row["runs"]}
+        if found := flops.get((row["name"], row["key"])):
+            row.setdefault("flops", found)
     seeds = set(new["seeds"])
     if add_seeds:
         found = {int(seed) for row in new["rows"] for seed in row["runs"]}
@@ -69,7 +73,8 @@ def record(plan: Plan) -> dict[str, Any]:
     ]
     rows = [
         {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": plan.keys[r.name],
-         "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()}}
+         "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()},
+         **_flops(plan, r.name)}
         for r in grid.rows
     ]  # fmt: skip
     return {
@@ -79,6 +84,12 @@ def record(plan: Plan) -> dict[str, Any]:
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
     }  # fmt: skip
+
+
+def _flops(plan: Plan, row: str) -> dict[str, Any]:
+    """Of its whole training, where they were counted."""
+    training = training_of(plan, row) if plan.flops else None
+    return {} if training is None else {"flops": {"total": training.total, "external": training.external}}
 
 
 def describe(row: Row) -> str:

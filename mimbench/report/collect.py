@@ -58,6 +58,7 @@ class Row:
     paper: dict[str, Any] | None
     reference: str  # the row it is compared with; its own name if it is a reference
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
+    flops: dict[str, Any] | None = None  # of its whole training, and whether it builds on weights from elsewhere
 
     @property
     def is_reference(self) -> bool:
@@ -126,7 +127,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         columns=[Column(**column) for column in raw["columns"]],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
-                {int(seed): runs for seed, runs in row["runs"].items()})
+                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("flops"))
             for row in raw["rows"]
         ],
         records={run: _read_run(store.run(run)) for run in sorted(names)},

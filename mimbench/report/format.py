@@ -33,3 +33,13 @@ def p_text(p: float | None) -> str:
     if p is None:
         return ""
     return "<0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def flops(value: float) -> str:
+    """`12.3 T`, `1.20 P`, `0`: three digits."""
+    if value == 0:
+        return "0"
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"

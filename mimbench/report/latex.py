@@ -13,7 +13,7 @@ ESCAPES = str.maketrans({
 
 def latex(table: Table) -> str:
     grid = table.grid
-    headings, rows = table.with_paper()
+    headings, rows = table.whole()
     caption = " ".join(filter(None, [f"{grid.title}.", table.warning, *table.legend, table.paper_note]))
     return "\n".join([
         r"% needs \usepackage{booktabs}",

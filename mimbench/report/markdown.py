@@ -20,7 +20,7 @@ def markdown(table: Table) -> str:
         f"Grid `{grid.name}`, scale `{grid.scale}`, {count(len(grid.seeds), 'seed')} planned.",
         grid.note,
         f"**{table.warning}**" if table.warning else "",
-        _lines(*table.with_paper(), text_columns=1),
+        _lines(*table.whole(), text_columns=1),
         " ".join(table.legend),
         table.paper_note,
         _list(f"{row.label}: {row.description}" for row in grid.rows if row.description),
