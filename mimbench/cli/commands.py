@@ -169,6 +169,14 @@ def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> in
     return EXIT_OK
 
 
+def write_steps(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.budget import write_budget
+
+    _print_all(write_budget(options))
+    return EXIT_OK
+
+
 def write_reports(options: argparse.Namespace) -> int:
     from mimbench.cli.jobs import grids
 
@@ -301,8 +309,8 @@ def export_run(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     command.__name__: command
-    for command in (run_grid, evaluate_checkpoint, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs,
-                    examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
+    for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, write_reports, show_status, show_why, show_logs, cancel_jobs,
+                    retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
 from mimbench import registry
 from mimbench.config.axes import Axes, tag
+from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
@@ -53,7 +54,7 @@ class Primary:
 
 
 @dataclass(frozen=True)
-class GridFile:
+class GridFile(Checked):
     """A grid as written."""
 
     name: Annotated[str, FILE_NAME]
@@ -69,6 +70,14 @@ class GridFile:
     primary: Primary | None = None
     axes: Axes | None = None
     tensorboard: bool = False
+    budget: Literal["steps", "flops"] = "steps"  # what all rows have in common
+    budget_row: str | None = None  # whose FLOPs are the budget; None: the reference's
+    steps: dict[str, dict[str, Count]] = field(default_factory=dict)  # by scale and row; `mimbench budget` writes them
+
+    def check(self, place: str) -> None:
+        if self.budget == "steps" and (self.steps or self.budget_row):
+            key = "steps" if self.steps else "budget_row"
+            raise UserError(f"{place} {key}: does nothing without budget: flops.")
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,12 @@ def load_grid(
     seeds: int | None = None,
     only: tuple[str, ...] = (),
     sets: tuple[str, ...] = (),
+    within_budget: bool = True,
 ) -> Grid:
-    """Read a grid file and everything it refers to; all errors come before any compute."""
+    """Read a grid file and everything it refers to; all errors come before any compute.
+
+    `within_budget`: False for rows as they are before a budget of FLOPs says how long each trains.
+    """
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
     scale_path = find(scale or file.scale, "scales", path, from_shell=scale is not None)
@@ -162,10 +175,15 @@ def load_grid(
     names = tuple(point.name for point in points)
     for row in only:
         check_known(f"{path}: --only", "row", row, names)
+    budget_row = _budget_row(file, references[0].name, names, path)
     rows = tuple(
-        Row(point.name, point.label, point.written.paper or None, _recipe(point, file, path, sizes, layers), other.name)
+        _row(point, _recipe(point, file, path, sizes, layers), other.name, file)
         for point, other in zip(points, references, strict=True)
     )
+    if file.budget == "flops" and within_budget:
+        command = f"mimbench budget {name} --scale {scale or file.scale}"
+        steps = checked_steps(file.steps, sizes.in_recipes, rows, str(path), command)
+        rows = with_steps(rows, steps, layers)
     place = f"{path}: seeds" if seeds is None else "--seeds"
     chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
     file.nested.check_seeds(chosen_seeds, place)
@@ -177,7 +195,22 @@ def load_grid(
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
         seeds=chosen_seeds, only_these_seeds=seeds is None and isinstance(file.seeds, list),
+        sizes=sizes.in_recipes, budget_row=budget_row,
     )  # fmt: skip
+
+
+def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
+    """A row that states how long it trains keeps that, whatever the budget."""
+    budgeted = file.budget == "flops" and recipe.pretrain and not states(point.layer, *LENGTH)
+    return Row(point.name, point.label, point.written.paper or None, recipe, reference, budgeted)
+
+
+def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
+    if file.budget == "steps":
+        return None
+    if file.budget_row is not None:
+        check_known(f"{path}: budget_row", "row", file.budget_row, names)
+    return file.budget_row or reference
 
 
 def _note(scale: _Scale, rows: Iterable[Row]) -> str:

@@ -201,6 +201,7 @@ class Row:
     paper: dict[str, Any] | None  # which published number to show: columns of the published table -> values
     recipe: Recipe
     reference: str  # the row it is compared with; a reference names itself
+    budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,8 @@ class Grid:
     data: str | None = None  # of the command line: counts of images are at most what it has
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
     nested: Nested = Nested()  # which stages seeds share
+    sizes: str = ""  # the scale's key in files that have values by scale: `trial` is `tiny` on other images
+    budget_row: str | None = None  # all rows train for the FLOPs of this one
 
 
 T = TypeVar("T")

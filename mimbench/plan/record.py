@@ -66,6 +66,12 @@ def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> 
 def record(plan: Plan) -> dict[str, Any]:
     """What the report needs to know of the grid, as JSON: all rows of the file, the runs of those that were chosen."""
     grid = plan.grid
+    equal = ""
+    if grid.budget_row is not None:
+        label = next(row.label for row in grid.rows if row.name == grid.budget_row)
+        equal = f"Equal compute: a row trains, with all that is trained for it, for as many FLOPs as {label}."
+        own = [row.label for row in grid.rows if row.recipe.pretrain and not row.budgeted]
+        equal += f" Of a length of their own: {', '.join(own)}." if own else ""
     changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""
     columns = [
         {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "fingerprint": c.fingerprint}
@@ -79,7 +85,7 @@ def record(plan: Plan) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "format": GRID_FORMAT, "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
-        "note": " ".join(n for n in (grid.note, grid.scale_note, changed, *plan.notes) if n),
+        "note": " ".join(n for n in (grid.note, grid.scale_note, equal, changed, *plan.notes) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
