@@ -88,6 +88,8 @@ class RowFile:
     label: str | None = None
     paper: dict[str, Any] | None = None
     base: str | None = None
+    reference: str | None = None  # the row it is compared with; None: the grid's
+    improves: str | None = None  # the one protocol, named before any run, in which it should exceed its reference
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,10 @@ def load_grid(
 def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
     """A row that states how long it trains keeps that, whatever the budget."""
     budgeted = file.budget == "flops" and recipe.pretrain and not states(point.layer, *LENGTH)
-    return Row(point.name, point.label, point.written.paper or None, recipe, reference, budgeted)
+    written = point.written
+    if written.improves is not None:
+        check_known(f"{point.place}: improves", "protocol", written.improves, file.protocols)
+    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves)
 
 
 def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
@@ -359,14 +364,18 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
 
 
 def _references(file: GridFile, points: list[_Point], path: Path) -> list[_Point]:
-    """For each row the one it is compared with: the reference at its own point of the axes, or the one point named."""
-    wanted = points[0].written.name if file.reference is None else file.reference
-    by_point = {point.index: point for point in points if point.written.name == wanted}
+    """For each row the one it is compared with: its own or the grid's, at its point of the axes, or the one point named."""
+    default = points[0].written.name if file.reference is None else file.reference
+    return [_reference(point.written.reference or default, point, points, f"{path}: reference") for point in points]
+
+
+def _reference(wanted: str, point: _Point, points: list[_Point], place: str) -> _Point:
+    by_point = {other.index: other for other in points if other.written.name == wanted}
     if by_point:
-        return [by_point[point.index] for point in points]
-    named = {point.name: point for point in points}
-    check_known(f"{path}: reference", "row", wanted, {*named, *(point.written.name for point in points)})
-    return [named[wanted]] * len(points)
+        return by_point[point.index]
+    named = {other.name: other for other in points}
+    check_known(place, "row", wanted, {*named, *(other.written.name for other in points)})
+    return named[wanted]
 
 
 def _reference_label(references: list[_Point]) -> str:

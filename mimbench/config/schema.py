@@ -202,6 +202,7 @@ class Row:
     recipe: Recipe
     reference: str  # the row it is compared with; a reference names itself
     budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
+    improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def record(plan: Plan) -> dict[str, Any]:
     rows = [
         {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": plan.keys[r.name],
          "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()},
-         **_flops(plan, r.name)}
+         **_flops(plan, r.name), **({} if r.improves is None else {"improves": r.improves})}
         for r in grid.rows
     ]  # fmt: skip
     return {
