@@ -106,9 +106,13 @@ def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
 
         check(plan.runs, profile)  # before any folder is made
     from mimbench.plan.terms import check_micro_batches
+    from mimbench.run.flops import add_flops
 
     recipes = [run.spec["recipe"] for run in plan.runs.values() if run.kind == "pretrain"]
     check_micro_batches(recipes, options.micro_batch or (profile.of("pretrain").micro_batch if profile else None))
+    if not options.dry_run:
+        store.check_writable()
+    add_flops(plan, store)
     if options.dry_run:
         code = _print_plan(plan, store)
         return dispatch.print_scripts(plan.runs, profile) if profile else code
@@ -129,9 +133,12 @@ def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
+    from mimbench.run.flops import add_flops
+
     throughput = options.throughput and options.throughput * 1e12
-    plan = _plan(options, on_gpus=throughput is not None)
-    return _print_plan(plan, Store(options.results), throughput)
+    plan, store = _plan(options, on_gpus=throughput is not None), Store(options.results)
+    add_flops(plan, store)
+    return _print_plan(plan, store, throughput)
 
 
 def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> int:
@@ -161,6 +168,14 @@ def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> in
         hours = seconds / 3600
         time = f"about {hours:,.{0 if hours >= 10 else 2}f} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
     print(f"{time}; about {disk_bytes(plan) / 1e6:,.0f} MB of weights")
+    return EXIT_OK
+
+
+def write_steps(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.budget import write_budget
+
+    _print_all(write_budget(options))
     return EXIT_OK
 
 
@@ -296,8 +311,8 @@ def export_run(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     command.__name__: command
-    for command in (run_grid, evaluate_checkpoint, show_plan, write_reports, show_status, show_why, show_logs, cancel_jobs, retry_runs,
-                    examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
+    for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, write_reports, show_status, show_why, show_logs, cancel_jobs,
+                    retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

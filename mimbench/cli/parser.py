@@ -53,6 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="price it in hours of a GPU that sustains so many TFLOPs a second",
     )  # fmt: skip
 
+    budget = command(
+        "budget", "write_steps", "write each row's steps into a grid file: equal FLOPs of training for all"
+    )
+    _grid_file(budget)
+    budget.add_argument("--scale", help="default: the grid's")
+    _results_option(budget)
+
     report = command("report", "write_reports", "write the report of a grid from its records")
     report.add_argument("--scale", help="default: all")
     status = command("status", "show_status", "progress of all runs, here and in the queue")
@@ -124,11 +131,16 @@ def _runtime_options(parser: argparse.ArgumentParser, on: str | None) -> None:
 
 
 def _grid_options(parser: argparse.ArgumentParser) -> None:
+    _grid_file(parser)
+    _run_options(parser, scale=None)
+
+
+def _grid_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
-        help="a grid: a path, or a name that ships (ablations, ablations_longer, beit_paper, methods, released, tokenizers, variance)",
+        help="a grid: a path, or a name that ships (ablations, ablations_longer, beit_paper, masking, methods, released, tokenizers, "
+        "variance)",
     )
-    _run_options(parser, scale=None)
 
 
 def _run_options(parser: argparse.ArgumentParser, scale: str | None) -> None:

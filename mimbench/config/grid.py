@@ -9,12 +9,13 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
 from mimbench import registry
 from mimbench.config.axes import Axes, check_rows, tag
+from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
@@ -58,7 +59,7 @@ class Primary:
 
 
 @dataclass(frozen=True)
-class GridFile:
+class GridFile(Checked):
     """A grid as written."""
 
     name: Annotated[str, FILE_NAME]
@@ -74,6 +75,14 @@ class GridFile:
     primary: Primary | None = None
     axes: Axes | None = None
     tensorboard: bool = False
+    budget: Literal["steps", "flops"] = "steps"  # what all rows have in common
+    budget_row: str | None = None  # whose FLOPs are the budget; None: the reference's
+    steps: dict[str, dict[str, Count]] = field(default_factory=dict)  # by scale and row; `mimbench budget` writes them
+
+    def check(self, place: str) -> None:
+        if self.budget == "steps" and (self.steps or self.budget_row):
+            key = "steps" if self.steps else "budget_row"
+            raise UserError(f"{place} {key}: does nothing without budget: flops.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ class RowFile:
     label: str | None = None
     paper: dict[str, Any] | None = None
     base: str | None = None
+    reference: str | None = None  # the row it is compared with; None: the grid's
+    improves: str | None = None  # the one protocol, named before any run, in which it should exceed its reference
 
 
 @dataclass(frozen=True)
@@ -153,8 +164,12 @@ def load_grid(
     seeds: int | None = None,
     only: tuple[str, ...] = (),
     sets: tuple[str, ...] = (),
+    within_budget: bool = True,
 ) -> Grid:
-    """Read a grid file and everything it refers to; all errors come before any compute."""
+    """Read a grid file and everything it refers to; all errors come before any compute.
+
+    `within_budget`: False for rows as they are before a budget of FLOPs says how long each trains.
+    """
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
     scale_path = find(scale or file.scale, "scales", path, from_shell=scale is not None)
@@ -176,10 +191,15 @@ def load_grid(
     names = tuple(point.name for point in points)
     for row in only:
         check_known(f"{path}: --only", "row", row, names)
+    budget_row = _budget_row(file, references[0].name, names, path)
     rows = tuple(
-        Row(point.name, point.label, point.written.paper or None, _recipe(point, file, path, sizes, layers), other.name)
+        _row(point, _recipe(point, file, path, sizes, layers), other.name, file)
         for point, other in zip(points, references, strict=True)
     )
+    if file.budget == "flops" and within_budget:
+        command = f"mimbench budget {name} --scale {scale or file.scale}"
+        steps = checked_steps(file.steps, sizes.in_recipes, rows, str(path), command)
+        rows = with_steps(rows, steps, layers)
     file.nested.check_seeds(chosen_seeds, place)
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
@@ -189,7 +209,25 @@ def load_grid(
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
         seeds=chosen_seeds, only_these_seeds=seeds is None and isinstance(file.seeds, list),
+        sizes=sizes.in_recipes, budget_row=budget_row,
     )  # fmt: skip
+
+
+def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
+    """A row that states how long it trains keeps that, whatever the budget."""
+    budgeted = file.budget == "flops" and recipe.pretrain and not states(point.layer, *LENGTH)
+    written = point.written
+    if written.improves is not None:
+        check_known(f"{point.place}: improves", "protocol", written.improves, file.protocols)
+    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves)
+
+
+def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
+    if file.budget == "steps":
+        return None
+    if file.budget_row is not None:
+        check_known(f"{path}: budget_row", "row", file.budget_row, names)
+    return file.budget_row or reference
 
 
 def _note(scale: _Scale, rows: Iterable[Row]) -> str:
@@ -340,14 +378,18 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
 
 
 def _references(file: GridFile, points: list[_Point], path: Path) -> list[_Point]:
-    """For each row the one it is compared with: the reference at its own point of the axes, or the one point named."""
-    wanted = points[0].written.name if file.reference is None else file.reference
-    by_point = {point.index: point for point in points if point.written.name == wanted}
+    """For each row the one it is compared with: its own or the grid's, at its point of the axes, or the one point named."""
+    default = points[0].written.name if file.reference is None else file.reference
+    return [_reference(point.written.reference or default, point, points, f"{path}: reference") for point in points]
+
+
+def _reference(wanted: str, point: _Point, points: list[_Point], place: str) -> _Point:
+    by_point = {other.index: other for other in points if other.written.name == wanted}
     if by_point:
-        return [by_point[point.index] for point in points]
-    named = {point.name: point for point in points}
-    check_known(f"{path}: reference", "row", wanted, {*named, *(point.written.name for point in points)})
-    return [named[wanted]] * len(points)
+        return by_point[point.index]
+    named = {other.name: other for other in points}
+    check_known(place, "row", wanted, {*named, *(other.written.name for other in points)})
+    return named[wanted]
 
 
 def _reference_label(references: list[_Point]) -> str:

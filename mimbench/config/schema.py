@@ -227,6 +227,8 @@ class Row:
     paper: dict[str, Any] | None  # which published number to show: columns of the published table -> values
     recipe: Recipe
     reference: str  # the row it is compared with; a reference names itself
+    budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
+    improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,8 @@ class Grid:
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
     nested: Nested = Nested()  # which stages seeds share
     teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated
+    sizes: str = ""  # the scale's key in files that have values by scale: `trial` is `tiny` on other images
+    budget_row: str | None = None  # all rows train for the FLOPs of this one
 
     @property
     def by_name(self) -> dict[str, Row]:

@@ -26,7 +26,7 @@ class Estimate:
     runs: int
     shared: int
     done: int
-    flops: float  # of the runs that are left, a rough figure
+    flops: float  # of the runs that are left
     seconds: float  # of one process, or accelerator, for them
     measured: bool  # from recorded costs, not from FLOPs
 
@@ -42,7 +42,7 @@ def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[
         done, left = ([run for run in runs if finished[run.name] is state] for state in (True, False))
         costs = [store.run(run.name).cost() for run in done[:SAMPLE]]
         recorded = [cost["seconds"] for cost in costs if cost] if throughput is None else []
-        flops = sum(KINDS[kind].flops(complete(run.spec, plan)) for run in left)
+        flops = sum(flops_of(run, plan) for run in left)
         if recorded:
             seconds = len(left) * sum(recorded) / len(recorded)
         else:
@@ -50,6 +50,11 @@ def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[
         shared = sum(plan.uses[run.name] > 1 for run in runs)
         rows.append(Estimate(kind, len(runs), shared, len(done), flops, seconds, bool(recorded)))
     return rows
+
+
+def flops_of(run: Planned, plan: Plan) -> float:
+    """As counted; of evaluations, and where nothing was counted, a rough figure."""
+    return plan.flops.get(run.name) or KINDS[run.kind].flops(complete(run.spec, plan))
 
 
 def disk_bytes(plan: Plan) -> float:

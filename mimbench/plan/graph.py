@@ -52,6 +52,7 @@ class Plan:
     keys: dict[str, str] = field(default_factory=dict)  # row -> fingerprint of what it computes, without the seed
     files: dict[str, Origin] = field(default_factory=dict)  # files that are not ours, by their sha256
     uses: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)  # of training runs, where they were counted
     places: dict[str, str] = field(default_factory=dict)  # where data sets lie, by their manifest
     available: dict[str, dict[str, int]] = field(default_factory=dict)  # images by split, of `labels` and `masks`
     notes: list[str] = field(default_factory=list)  # sentences for the user: on stderr, and in the report

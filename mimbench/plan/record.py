@@ -9,6 +9,7 @@ from typing import Any
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, Nested, Row, as_spec
+from mimbench.plan.compute import training_of
 from mimbench.plan.graph import Plan, Planned
 from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads, remove_leftovers
@@ -56,8 +57,11 @@ def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> 
     Seeds that a list once named are dropped with the list: settings may have been chosen on them.
     """
     earlier = {(row["name"], row["key"]): row["runs"] for row in old["rows"]}
+    flops = {(row["name"], row["key"]): row.get("flops") for row in old["rows"]}
     for row in new["rows"]:
         row["runs"] = {**earlier.get((row["name"], row["key"]), {}), **row["runs"]}
+        if found := flops.get((row["name"], row["key"])):
+            row.setdefault("flops", found)
     seeds = set(new["seeds"])
     if add_seeds:
         found = {int(seed) for row in new["rows"] for seed in row["runs"]}
@@ -70,6 +74,12 @@ def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> 
 def record(plan: Plan) -> dict[str, Any]:
     """What the report needs to know of the grid, as JSON: all rows of the file, the runs of those that were chosen."""
     grid = plan.grid
+    equal = ""
+    if grid.budget_row is not None:
+        label = next(row.label for row in grid.rows if row.name == grid.budget_row)
+        equal = f"Equal compute: a row trains, with all that is trained for it, for as many FLOPs as {label}."
+        own = [row.label for row in grid.rows if row.recipe.pretrain and not row.budgeted]
+        equal += f" Of a length of their own: {', '.join(own)}." if own else ""
     changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""
     columns = [
         {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "fingerprint": c.fingerprint}
@@ -77,16 +87,23 @@ def record(plan: Plan) -> dict[str, Any]:
     ]
     rows = [
         {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": plan.keys[r.name],
-         "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()}}
+         "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()},
+         **_flops(plan, r.name), **({} if r.improves is None else {"improves": r.improves})}
         for r in grid.rows
     ]  # fmt: skip
     return {
         "format": GRID_FORMAT, "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
-        "note": " ".join(n for n in (grid.note, grid.scale_note, changed, *plan.notes) if n),
+        "note": " ".join(n for n in (grid.note, grid.scale_note, equal, changed, *plan.notes) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
     }  # fmt: skip
+
+
+def _flops(plan: Plan, row: str) -> dict[str, Any]:
+    """Of its whole training, where they were counted."""
+    training = training_of(plan, row) if plan.flops else None
+    return {} if training is None else {"flops": {"total": training.total, "external": training.external}}
 
 
 def describe(row: Row) -> str:

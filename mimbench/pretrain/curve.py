@@ -1,4 +1,4 @@
-"""curve.csv: one line every LOG_EVERY steps, with the mean loss since the last line."""
+"""curve.csv: one line every LOG_EVERY steps, with the mean loss since the last line, and what this step noted beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mimbench.runtime import Runtime
 from mimbench.store.files import write_atomically
 
 LOG_EVERY = 50  # steps
-HEADER = ["step", "loss", "lr", "grad_norm"]
 
 
 class Curve:
@@ -22,17 +21,20 @@ class Curve:
 
     def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
         self.path, self.runtime, self.tensorboard = path, runtime, None
+        self.columns: list[str] = []  # empty until the first line is written
         if runtime.rank == 0 and path.exists():
             with path.open(newline="") as stream:
-                lines = list(csv.reader(stream))[1:]
-            kept = [line for line in lines if len(line) == len(HEADER) and int(line[0]) <= step]
-            write_atomically(path, "".join(",".join(line) + "\n" for line in [HEADER, *kept]))
+                self.columns, *lines = list(csv.reader(stream)) or [[]]
+            kept = [line for line in lines if len(line) == len(self.columns) and int(line[0]) <= step]
+            self.columns = self.columns if kept else []
+            written = [self.columns, *kept] if kept else []
+            write_atomically(path, "".join(",".join(line) + "\n" for line in written))
         if runtime.rank == 0 and runtime.tensorboard:
             from mmengine.visualization import TensorboardVisBackend  # imports matplotlib: only on request
 
             self.tensorboard = TensorboardVisBackend(str(path.parent / "work" / "tensorboard"))
 
-    def log(self, step: int, loss_sum: Tensor, lr: float, grad_norm: Tensor | None) -> None:
+    def log(self, step: int, loss_sum: Tensor, lr: float, grad_norm: Tensor | None, noted: dict[str, float]) -> None:
         """Add a line and reset the sum. The only point of a training at which the CPU waits for the device."""
         mean = loss_sum / ((step - 1) % LOG_EVERY + 1)
         if self.runtime.world > 1:
@@ -43,9 +45,12 @@ class Curve:
             raise Diverged(f"the loss became {loss} before step {step}; try a lower learning rate")
         if self.runtime.rank:
             return
-        norm = math.nan if grad_norm is None else float(grad_norm)
-        header = "" if self.path.exists() else ",".join(HEADER) + "\n"
+        values = {"loss": loss, "lr": lr, "grad_norm": math.nan if grad_norm is None else float(grad_norm), **noted}
         with self.path.open("a") as stream:
-            stream.write(f"{header}{step},{loss:.6g},{lr:.6g},{norm:.6g}\n")
+            if not self.columns:
+                self.columns = ["step", *values]
+                stream.write(",".join(self.columns) + "\n")
+            figures = (f"{values[column]:.6g}" if column in values else "" for column in self.columns[1:])
+            stream.write(f"{step},{','.join(figures)}\n")
         if self.tensorboard is not None:
-            self.tensorboard.add_scalars({"loss": loss, "lr": lr, "grad_norm": norm}, step=step)
+            self.tensorboard.add_scalars(values, step=step)

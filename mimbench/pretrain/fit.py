@@ -47,6 +47,13 @@ class Objective(nn.Module):
     def after_step(self, step: int, world: int) -> None:
         """After the update: `step` updates were made."""
 
+    def note(self) -> None:
+        """Called ahead of a logged step: it may note more than its loss."""
+
+    def noted(self) -> dict[str, float]:
+        """By column of the curve, over all ranks; on each of them the same keys. The CPU may wait for the device."""
+        return {}
+
     def own_parameters(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups with settings of their own: constant rates, not clipped."""
         return []
@@ -93,6 +100,9 @@ def fit(
         lr = set_rates(optimizer, schedule, step)
         torch.manual_seed(derive(seed, "step", step, runtime.rank))  # dropout, drop path, Gumbel noise
 
+        logged = (step + 1) % LOG_EVERY == 0 or step + 1 == schedule.steps
+        if logged:
+            objective.note()
         micro_batches = objective.prepare(batch, step, runtime)
         for index, micro in enumerate(micro_batches):
             last = index + 1 == len(micro_batches)
@@ -110,8 +120,8 @@ def fit(
 
         step += 1
         objective.after_step(step, runtime.world)
-        if step % LOG_EVERY == 0 or step == schedule.steps:
-            log.log(step, loss_sum, lr, norm)
+        if logged:
+            log.log(step, loss_sum, lr, norm, objective.noted())
         runtime.progress(step, schedule.steps)
         if watch is not None:
             watch(step)

@@ -17,6 +17,7 @@ from mimbench.models.teacher import Teacher
 from mimbench.parts import Batch, Masks, Taught
 from mimbench.pretrain.fit import Objective
 from mimbench.pretrain.masks import StepMasks, guided
+from mimbench.pretrain.notes import Notes
 from mimbench.pretrain.terms import FrozenTokenizer, Term, make_terms, specs_of, views_of
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Runtime
@@ -29,6 +30,7 @@ class Pretraining(Objective):
 
     terms: Any  # ModuleList of Term
     decoders: Any  # ModuleDict, by the term that owns each
+    notes: Notes | None  # where a step is to note more than its loss
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
         masks: dict[str, Masks] = micro["masks"]
@@ -46,11 +48,14 @@ class Pretraining(Objective):
             with torch.autocast(micro["device"], enabled=False):
                 prediction = {v: p.float() for v, p in prediction.items()}
                 target = {v: self.target(term, v, views, masks, taught, prediction, frozen) for v in term.targets}
+                before = loss
                 for student, source in term.pairs:
                     values = term.values(prediction[student], target[source], masks.get(source), micro["first"])
                     count = term.count(masks.get(source), micro["images"])
                     loss = loss + term.weight * values.sum() / (count * len(term.pairs))
                 loss = loss + self.own_loss(term, taught, target) * (micro["count"] / micro["images"])
+                if self.notes is not None:
+                    self.notes.add(term.name, loss - before, list(target.values()), self.codes.get(term.name))
         return loss
 
     def teach(self, views: Views, masks: dict[str, Masks], progress: float) -> dict[tuple[str, str], Taught]:
@@ -106,7 +111,7 @@ class Pretraining(Objective):
     ) -> None:
         """`teacher`: another row's encoder; without one, a recipe with a teacher follows `encoder`."""
         super().__init__()
-        self.encoder, self.steps = encoder, recipe["schedule"]["steps"]
+        self.encoder, self.steps, self.notes = encoder, recipe["schedule"]["steps"], None
         self.teacher: Teacher | None = None
         teacher = teacher or encoder
         for name, tokenizer in tokenizers.items():
@@ -117,6 +122,7 @@ class Pretraining(Objective):
             elif tokenizer.reads == "student":
                 tokenizer.build(encoder.dim, encoder.depth)
         self.terms, self.decoders = make_terms(recipe, encoder, tokenizers, seed)
+        self.codes = {name: t.width(encoder.grid) for name, t in tokenizers.items() if t.target != "features"}
         if recipe.get("teacher"):
             config = from_spec(TeacherConfig, {"row": None, **recipe["teacher"]})
             self.teacher = Teacher(config, teacher, self.decoders, frozen=recipe["teacher"]["frozen"])
@@ -173,6 +179,13 @@ class Pretraining(Objective):
         for term in self.terms:
             if term.has_teacher:
                 term.tokenizer.after_step(world)
+
+    def note(self) -> None:
+        self.notes = Notes()
+
+    def noted(self) -> dict[str, float]:
+        notes, self.notes = self.notes, None
+        return {} if notes is None else notes.summed().columns()
 
     def own_parameters(self) -> list[dict[str, Any]]:
         """Of tokenizers that learn while they are used, with their optimizer's settings."""

@@ -32,6 +32,7 @@ class FrozenTokenizer:
         self._tokenizer, self._grid = tokenizer.eval().requires_grad_(False).to(device), grid
         self._own_view = getattr(tokenizer, "stride", None) not in (None, grid.patch)
         self.width: Callable[[PatchGrid], int] = tokenizer.width
+        self.target = tokenizer.target
 
     def __call__(self, view: Batch) -> Tensor:
         if self._own_view:

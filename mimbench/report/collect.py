@@ -59,6 +59,8 @@ class Row:
     paper: dict[str, Any] | None
     reference: str  # the row it is compared with; its own name if it is a reference
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
+    improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
+    flops: dict[str, Any] | None = None  # of its whole training, and whether it builds on weights from elsewhere
 
     @property
     def is_reference(self) -> bool:
@@ -102,8 +104,10 @@ class Grid:
     @property
     def compared_with(self) -> str:
         """What differences are from, in words. With axes, each row has the reference at its own point."""
-        several = len({row.reference for row in self.rows}) > 1
-        return f"{self.base_label} at the same point of the axes" if several else self.row(self.base).label
+        if len({row.reference for row in self.rows}) == 1:
+            return self.row(self.base).label
+        varied = self.base.endswith("]")  # by axes
+        return f"{self.base_label} at the same point of the axes" if varied else "each row's own reference"
 
     def runs(self, row: Row, kind: str) -> dict[int, RunRecord]:
         """The runs of a row by seed, without the seeds that have none."""
@@ -127,7 +131,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         columns=[Column(**column) for column in raw["columns"]],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
-                {int(seed): runs for seed, runs in row["runs"].items()})
+                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))
             for row in raw["rows"]
         ],
         records={run: _read_run(store.run(run)) for run in sorted(names)},

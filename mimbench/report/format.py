@@ -49,3 +49,13 @@ def csv(frame: pd.DataFrame, **more: Any) -> str:
     texts = frame.select_dtypes(include=["object", "str"]).columns
     made = frame.assign(**{name: frame[name].map(for_csv, na_action="ignore") for name in texts})
     return str(made.to_csv(index=False, lineterminator="\n", **more))
+
+
+def flops(value: float) -> str:
+    """`12.3 T`, `1.20 P`, `0`: three digits."""
+    if value == 0:
+        return "0"
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"

@@ -8,7 +8,7 @@ from mimbench.report.table import Table
 
 def latex(table: Table) -> str:
     grid = table.grid
-    headings, rows = table.with_paper()
+    headings, rows = table.whole()
     caption = " ".join(filter(None, [f"{grid.title}.", table.warning, *table.legend, table.paper_note]))
     return "\n".join([
         r"% needs \usepackage{booktabs}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mimbench.protocols import completed
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
+from mimbench.report.compute import flops_note
 from mimbench.report.format import count
 from mimbench.report.published import PaperColumn
 
@@ -31,6 +32,7 @@ def legend(grid: Grid) -> list[str]:
         f"p < 0.05, Holm-adjusted per column{primary}).",
         f"No mark: not significant, which does not mean equal. With one {grid.unit} there is no confidence interval and no test.",
         *_regularizers_off(grid),
+        *flops_note(grid),
     ]
 
 

@@ -9,6 +9,7 @@ from mimbench.report.cells import LONG
 from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.format import count
 from mimbench.report.notices import result_notices
+from mimbench.report.promises import NOTE, PROMISES, promises
 from mimbench.report.table import Table
 from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
@@ -21,18 +22,24 @@ def markdown(table: Table) -> str:
         f"Grid `{grid.name}`, scale `{grid.scale}`, {count(len(grid.seeds), 'seed')} planned.",
         grid.note,
         f"**{table.warning}**" if table.warning else "",
-        _lines(*table.with_paper(), text_columns=1),
+        _lines(*table.whole(), text_columns=1),
         " ".join(table.legend),
         table.paper_note,
         _list(f"{row.label}: {row.description}" for row in grid.rows if row.description),
         f"## All numbers, and differences from {grid.compared_with}",
         _lines(LONG, table.long_rows, text_columns=2),
+        *_promises(table),
         "## Chosen on held-out images",
         _lines(CHOSEN, choices(grid), text_columns=3),
         *_spread(table),
         "## Flags\n\n" + _list(notices) if notices else "",
     ]
     return for_markdown("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _promises(table: Table) -> list[str]:
+    found = promises(table)
+    return ["## The column named before the run", _lines(PROMISES, found, text_columns=3), NOTE] if found else []
 
 
 def _spread(table: Table) -> list[str]:

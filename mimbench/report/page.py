@@ -64,13 +64,16 @@ def inline_markdown(text: str) -> str:
 def _main_table(table: Table) -> str:
     grid, paper = table.grid, table.paper
     head = "".join(f'<th scope="col" data-sort>{escape(heading)}</th>' for heading in table.headings[1:])
+    head += '<th scope="col" data-sort>FLOPs</th>' if table.flops else ""
     head += f'<th scope="col" class="paper wide">{escape(paper.heading)}</th>' if paper else ""
     lines = []
-    for row, (label, *texts) in zip(grid.rows, table.rows, strict=True):
+    for index, (row, (label, *texts)) in enumerate(zip(grid.rows, table.rows, strict=True)):
         cells = "".join(
             _cell(text, table.cells.get((row.name, column.protocol)))
             for text, column in zip(texts, grid.columns, strict=True)
         )
+        if table.flops:
+            cells += f'<td data-v="{row.flops["total"] if row.flops else ""}">{escape(table.flops[index])}</td>'
         cells += f'<td class="paper">{escape(paper.cells[row.name])}</td>' if paper else ""
         base = ' class="base"' if row.is_reference else ""
         lines.append(f'<tr{base}><th scope="row">{escape(label)}</th>{cells}</tr>')

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mimbench.report.analysis import Analysis, Cell
 from mimbench.report.cells import cell_text, long_row
 from mimbench.report.collect import Grid
+from mimbench.report.compute import HEADING as FLOPS
+from mimbench.report.compute import flops_column
 from mimbench.report.format import csv
 from mimbench.report.legend import legend, one_seed_warning, paper_note
 from mimbench.report.published import PaperColumn, Published, paper_column
@@ -29,19 +31,21 @@ class Table:
     cells: dict[tuple[str, str], Cell]  # by row and protocol
     paper: PaperColumn | None
     headings: list[str]
-    rows: list[list[str]]  # the text of each cell, without the paper's column: row label, then one per protocol
+    rows: list[list[str]]  # the text of each measured cell: row label, then one per protocol
     long_rows: list[list[str]]  # one per cell, under cells.LONG
     warning: str  # if there is one seed only
     legend: list[str]
     paper_note: str
     spreads: list[Spread]  # of the cells whose seeds share runs
+    flops: list[str] | None = None  # of each row's training, where they were counted
 
-    def with_paper(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows, the paper's numbers last."""
-        if self.paper is None:
-            return self.headings, self.rows
-        texts = [self.paper.cells[row.name] for row in self.grid.rows]
-        return [*self.headings, self.paper.heading], [[*row, text] for row, text in zip(self.rows, texts, strict=True)]
+    def whole(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows with what stands beside the measured numbers: FLOPs, and the paper's numbers last."""
+        beside: list[tuple[str, list[str]]] = [] if self.flops is None else [(FLOPS, self.flops)]
+        if self.paper is not None:
+            beside.append((self.paper.heading, [self.paper.cells[row.name] for row in self.grid.rows]))
+        rows = [[*row, *(texts[index] for _, texts in beside)] for index, row in enumerate(self.rows)]
+        return [*self.headings, *(heading for heading, _ in beside)], rows
 
 
 def tabulate(analysis: Analysis) -> Table:
@@ -54,7 +58,7 @@ def tabulate(analysis: Analysis) -> Table:
     headings = ["", *(column.heading for column in grid.columns)]
     return Table(
         grid, cells, paper, headings, rows, long_rows, warning=one_seed_warning(analysis), legend=legend(grid),
-        paper_note=paper_note(paper), spreads=spreads(analysis),
+        paper_note=paper_note(paper), spreads=spreads(analysis), flops=flops_column(grid),
     )  # fmt: skip
 
 

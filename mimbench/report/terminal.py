@@ -25,7 +25,7 @@ def print_table(table: Table, stream: TextIO | None = None) -> None:
 
 
 def plain_text(table: Table) -> str:
-    headings, rows = table.with_paper()
+    headings, rows = table.whole()
     widths = [max(map(len, cells)) for cells in zip(headings, *rows, strict=True)]
     lines = [_aligned(line, widths) for line in [headings, *rows]]
     lines.insert(1, "-" * len(lines[0]))
@@ -48,7 +48,7 @@ def _print_rich(table: Table, stream: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    headings, rows = table.with_paper()
+    headings, rows = table.whole()
     drawn = RichTable(title=Text(table.grid.title), title_justify="left", title_style="bold", header_style="")
     for index, heading in enumerate(headings):
         drawn.add_column(Text(heading), justify="right" if index else "left", overflow="fold")

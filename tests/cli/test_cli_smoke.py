@@ -272,7 +272,7 @@ def test_list_names_every_part(kind):
             assert re.search(rf"^{path.stem}\b", done.stdout, re.M)
 
 
-@pytest.mark.parametrize("grid", ["ablations", "ablations_longer", "methods", "tokenizers", "variance"])
+@pytest.mark.parametrize("grid", ["ablations", "ablations_longer", "masking", "methods", "tokenizers", "variance"])
 @pytest.mark.parametrize("scale", ["smoke", "tiny"])
 def test_every_grid_that_ships_can_be_planned_at_every_scale(tmp_path, grid, scale):
     done = commands.mimbench("plan", grid, "--scale", scale, "--results", tmp_path / "none")

@@ -156,5 +156,5 @@ def test_the_papers_numbers_are_in_a_column_of_their_own_with_their_source(tmp_p
         "BEiT paper arXiv:2106.08254v2, Table 1; ViT-B/16@224, pre-training data: none",
     ]
     table = tabulate(analysis)
-    assert table.with_paper()[0][-1] == paper.heading
+    assert table.whole()[0][-1] == paper.heading
     assert "enter no mean and no test" in markdown(table)

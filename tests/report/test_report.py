@@ -237,7 +237,7 @@ def test_the_page_is_well_formed_self_contained_and_holds_every_number(reported)
     text = " ".join("".join(page.text).split())
     analysis = analyze(store, "demo", "tiny")
     table = tabulate(analysis)
-    for cells in [*table.with_paper()[1], *table.long_rows]:
+    for cells in [*table.whole()[1], *table.long_rows]:
         for cell in cells:
             assert cell in text
     for record in analysis.grid.records.values():
