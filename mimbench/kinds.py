@@ -9,10 +9,6 @@ from typing import Any, Literal
 Spec = dict[str, Any]
 
 
-def _tokenizer_flops(spec: Spec) -> float:
-    return spec["training"]["steps"] * spec["training"]["batch"] * spec["flops_per_image"]
-
-
 def _pretrain_flops(spec: Spec) -> float:
     schedule, encoder = spec["recipe"]["schedule"], spec["recipe"]["encoder"]
     return 3 * schedule["steps"] * schedule["batch"] * forward_flops(encoder, spec["recipe"]["data"]["size"])
@@ -103,7 +99,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind("checkpoint", 1, "mimbench.run.checkpoint:import_weights", lambda spec: 0.0, lambda spec: None, _encoder_floats,
              leaves_weights=True, ranks="one"),
-        Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", _tokenizer_flops,
+        Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", lambda spec: 0.0,
              lambda spec: spec["training"]["batch"], lambda spec: 2e5, leaves_weights=True),  # as many as the dVAE at tiny
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,
              lambda spec: spec["recipe"]["schedule"]["batch"], _encoder_floats, leaves_weights=True),

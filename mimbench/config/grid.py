@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-
 from mimbench import registry
 from mimbench.config.axes import Axes, check_rows, tag
 from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.merge import Layers, find, holders, parse, put, read_yaml
+from mimbench.config.merge import Layers, find, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
 from mimbench.config.schema import (
     PART_KINDS,
@@ -30,6 +27,7 @@ from mimbench.config.schema import (
     Row,
     recipe_from,
 )
+from mimbench.config.sets import parse_sets
 from mimbench.errors import UserError, check_known
 from mimbench.store.files import data_name
 
@@ -180,7 +178,7 @@ def load_grid(
         raise UserError(
             f"{path}: name: with scale '{sizes.name}' it is longer than {2 * LONGEST} bytes, too long for a folder."
         )
-    settings, layers = _parse_sets(sets)
+    settings, layers = parse_sets(sets)
     points = _expand(file, path)
     place = f"{path}: seeds" if seeds is None else "--seeds"
     chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
@@ -294,40 +292,6 @@ def _expand(file: GridFile, path: Path) -> list[_Point]:
                 raise UserError(f"{path}: rows: the name '{name}' is used twice.")
             found[name] = _Point(name, label, written, varied, place, index)
     return list(found.values())
-
-
-def _parse_sets(sets: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], list[Layer]]:
-    """The --set options: settings of protocols, and layers of the recipe."""
-    settings: dict[str, dict[str, Any]] = {}
-    layers: list[Layer] = []
-    for text in sets:
-        key, sign, written = text.partition("=")
-        if not sign or not key:
-            raise UserError(f"--set {text}: must be written key.path=value.")
-        try:
-            value = parse(written)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {text}: the value is not readable as YAML.") from error
-        first, _, rest = key.partition(".")
-        if first == "protocols":
-            protocol, _, setting = rest.partition(".")
-            settings.setdefault(protocol, {})[setting] = value
-        else:
-            layers.append({})
-            put(layers[-1], key, value, "--set", (*RECIPE_KEYS, "protocols"))
-    return settings, [_types(layers), *layers]
-
-
-def _types(layers: list[Layer]) -> Layer:
-    """The types of parts that --set chooses: merged first, since an argument may stand before its type."""
-    types: Layer = {}
-    for prefix, holder in itertools.chain.from_iterable(map(holders, layers)):
-        for kind in PART_KINDS:
-            part = holder.get(kind)
-            name = part.get("type") if isinstance(part, dict) else part
-            if isinstance(name, str):
-                put(types, ".".join((*prefix, kind)), {"type": name}, "--set", RECIPE_KEYS)
-    return types
 
 
 def _where_present(layer: Layer, *recipes: Layer) -> Layer:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from mimbench.config import parts
 from mimbench.config.coerce import Checked, coerce, dataclass_from
+from mimbench.config.nested import Nested as Nested
 from mimbench.config.ranges import (
     Count,
     Exempt,
@@ -263,35 +264,6 @@ class Evaluation(Checked):
 
 
 @dataclass(frozen=True)
-class Nested:
-    """How many pre-trainings each tokenizer gets, and how many evaluations each pre-training. Seed k is evaluation k."""
-
-    pretraining: Count = 1
-    evaluation: Count = 1
-
-    def seeds(self, seed: int) -> dict[str, int]:
-        """Of each stage, by kind of run. A row without pre-training has independent evaluations, encoder included."""
-        pretraining = seed // self.evaluation
-        return {"tokenizer": pretraining // self.pretraining, "pretrain": pretraining, "evaluation": seed}
-
-    def first(self, seed: int) -> int:
-        """The first seed that shares this one's tokenizer."""
-        size = self.pretraining * self.evaluation
-        return seed // size * size
-
-    def check_seeds(self, seeds: tuple[int, ...], place: str) -> None:
-        """A replicate with some of its runs would count like a whole one."""
-        size = self.pretraining * self.evaluation
-        groups = {seed // size * size for seed in seeds}
-        if len(seeds) != size * len(groups):
-            first = min(group for group in groups if not set(range(group, group + size)) <= set(seeds))
-            raise UserError(
-                f"{place}: with nested {self.pretraining} x {self.evaluation}, seeds come in whole groups of {size}; the "
-                f"group {first} to {first + size - 1} is not complete."
-            )
-
-
-@dataclass(frozen=True)
 class Grid:
     name: str
     title: str
@@ -315,7 +287,7 @@ class Grid:
     evaluation: Evaluation
     data: str | None = None  # of the command line: counts of images are at most what it has
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
-    nested: Nested = Nested()  # which stages seeds share
+    nested: Nested = field(default_factory=Nested)  # which stages seeds share
     teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated
     sizes: str = ""  # the scale's key in files that have values by scale: `trial` is `tiny` on other images
     budget_row: str | None = None  # all rows train for the FLOPs of this one

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mimbench import registry
 from mimbench.config.schema import EncoderConfig, TokenizerTraining, from_spec
 from mimbench.config.terms import ViewConfig
 from mimbench.data.rendering import copies_of, side_of
@@ -23,7 +24,7 @@ from mimbench.plan.graph import Plan, Planned
 from mimbench.pretrain.fit import Objective, to_device
 from mimbench.pretrain.step import make_pretraining
 from mimbench.pretrain.terms import specs_of, tokenizer_side
-from mimbench.pretrain.tokenizer import TokenizerFit, make_tokenizer
+from mimbench.pretrain.tokenizer import FrozenEncoder, TokenizerFit, make_tokenizer
 from mimbench.runtime import Runtime
 
 IMAGES = 64  # of the batch that is counted, at most: masks differ between images, and some losses compare them all
@@ -34,14 +35,12 @@ Make = Callable[[torch.device], Objective]
 
 def flops_per_image(run: Planned, plan: Plan) -> float:
     """Of a training step of this run, for each image of its batch."""
-    if run.kind == "tokenizer":
-        training = from_spec(TokenizerTraining, run.spec["training"])
-        side = run.spec["data"]["size"]
-        return _counted(lambda device: _tokenizer_fit(run.spec), {"raw": (side, side)}, training.batch)
-    recipe = _with_files(run.spec["recipe"], plan)
-    teacher = run.spec["parents"].get("teacher")
+    teacher = run.spec.get("parents", {}).get("teacher")
     other = None if teacher is None else from_spec(EncoderConfig, encoder_behind(plan.runs[teacher]) or {})
-    return _counted(lambda device: _pretraining(recipe, other, device), _sides(recipe), recipe["schedule"]["batch"])
+    if run.kind == "tokenizer":
+        return _of_tokenizer(run.spec, other)
+    recipe = _with_files(run.spec["recipe"], plan)
+    return _counted(lambda device: untrained(recipe, other, device), _sides(recipe), recipe["schedule"]["batch"])
 
 
 def _counted(make: Make, sides: dict[str, Any], batch: int) -> float:
@@ -77,8 +76,8 @@ def _sides(recipe: dict[str, Any]) -> dict[str, Any]:
     return {"views": {copy: (side_of(view, size, patch),) * 2 for copy, (view, _) in copies_of(views).items()}}
 
 
-def _pretraining(recipe: dict[str, Any], other: EncoderConfig | None, device: torch.device) -> Objective:
-    """With initial weights in place of its parents'."""
+def untrained(recipe: dict[str, Any], other: EncoderConfig | None, device: torch.device) -> Objective:
+    """A recipe's objective with initial weights in place of its parents'."""
     grid, state = PatchGrid.of(recipe["data"]["size"], recipe["encoder"]["patch"]), {}
     for name, term in specs_of(recipe).items():
         tokenizer = make_tokenizer(term["tokenizer"], grid, 0)
@@ -90,10 +89,19 @@ def _pretraining(recipe: dict[str, Any], other: EncoderConfig | None, device: to
     return make_pretraining(recipe, state, 0, device, other)
 
 
-def _tokenizer_fit(spec: dict[str, Any]) -> Objective:
-    training = from_spec(TokenizerTraining, spec["training"])
-    tokenizer = make_tokenizer(spec["tokenizer"], PatchGrid.of(spec["data"]["size"], spec["patch"]), 0)
-    return TokenizerFit(tokenizer, training.steps, training.crop, 0)
+def _of_tokenizer(spec: dict[str, Any], teacher: EncoderConfig | None) -> float:
+    training, size = from_spec(TokenizerTraining, spec["training"]), spec["data"]["size"]
+
+    def make(device: torch.device) -> Objective:
+        tokenizer = make_tokenizer(spec["tokenizer"], PatchGrid.of(size, spec["patch"]), 0)
+        if teacher is not None:
+            encoder = make_encoder(teacher, size, 0, drop_path=0.0, masked=False)
+            tokenizer.learn_from(FrozenEncoder(encoder, device))
+        return TokenizerFit(tokenizer, training.steps, training.crop, 0)
+
+    if registry.build("tokenizer", spec["tokenizer"]).at_once:
+        return 0.0  # little, and not in steps
+    return _counted(make, {"raw": (size, size)}, training.batch)
 
 
 def _with_files(spec: Any, plan: Plan) -> Any:

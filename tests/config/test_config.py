@@ -80,7 +80,7 @@ def test_a_part_chosen_by_set_has_the_scales_size_in_every_row(tmp_path):
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}}]},
          ["'linear'", "restore", "Allowed: cross_attention, predictor, regressor, transformer."]),
         ({"rows": [{"name": "a", "encoder": {"masking": "drop"}, "decoder": "transformer"}]},
-         ["'blockwise'", "same number", "Allowed: inverse_block, multiblock, none, random."]),
+         ["'blockwise'", "same number", "Allowed: attention_guided, inverse_block, multiblock, none, random."]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 0.001}}]}, ["masks nothing", "predict: all"]),
         ({"rows": [{"name": "a", "masker": "nowhere.at.All"}]}, ["cannot import", "nowhere.at.All"]),
         ({"rows": [{"name": "a", "masker": {"type": "random", "ratio": 1.5}}]}, ["rows.0.masker", "ratio"]),

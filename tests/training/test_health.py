@@ -99,11 +99,11 @@ def test_a_pre_training_reports_its_health_and_its_curve_the_targets(plan, store
 
 def test_several_terms_have_a_loss_each_that_sum_to_the_loss_of_the_step(plan, store):
     run = make_plan(load_grid(str(ROOT / "tests" / "methods.yaml"), sets=(*SMALL[1:], "schedule.steps=1"))).runs
-    (name,) = [
+    name = next(
         name
         for name in run
         if run[name].kind == "pretrain" and "aggregated" in run[name].spec["recipe"].get("terms", {})
-    ]
+    )
     for needed in (*run[name].parents, name):
         store.run(needed).create(run[needed].spec)
         execute(store, needed, Runtime())
