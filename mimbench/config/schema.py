@@ -156,11 +156,12 @@ class ScheduleConfig(Checked):
 class WrittenSchedule(ScheduleConfig):
     """A schedule as written in YAML: the number of steps may be a multiple of the scale's."""
 
-    steps_multiplier: Annotated[float, between(1, 1000)] = 1.0  # the warm-up keeps its steps
+    steps_multiplier: Annotated[float, between(0.001, 1000)] = 1.0  # a warm-up keeps its steps, or in shorter ones its share
 
     def resolved(self) -> ScheduleConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ScheduleConfig)}
-        return ScheduleConfig(**{**values, "steps": round(self.steps * self.steps_multiplier)})
+        warmup = round(self.warmup * min(1.0, self.steps_multiplier))
+        return ScheduleConfig(**{**values, "steps": max(1, round(self.steps * self.steps_multiplier)), "warmup": warmup})
 
     def check(self, place: str) -> None:
         self.resolved().check(place)
