@@ -183,9 +183,6 @@ def test_all_images_of_a_split_and_the_crop_are_priced(ablations, store):
     cropped = copy.deepcopy(masks)
     cropped["protocol"]["settings"]["crop"] = 64
     assert KINDS["segmentation"].flops(cropped) > 4 * KINDS["segmentation"].flops(masks)
-    small = plan.runs[plan.rows["beit"][0]["tokenizer"]].spec
-    large = {**small, "tokenizer": {**small["tokenizer"], "hidden": 4 * small["tokenizer"]["hidden"]}}
-    assert complete(large, plan)["flops_per_image"] > 4 * complete(small, plan)["flops_per_image"]
 
 
 def test_a_stated_pooling_needs_no_linear_probe(ablations, tmp_path):

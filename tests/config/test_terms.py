@@ -12,10 +12,10 @@ from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
 from mimbench.errors import UserError
 from mimbench.kinds import forward_flops
-from mimbench.plan.estimate import complete
 from mimbench.plan.graph import make_plan
 from mimbench.plan.pairing import edges
 from mimbench.plan.record import describe
+from mimbench.pretrain.flops import flops_per_image
 
 GLOBAL = {"global": {"count": 2, "masked": False}}
 LOCAL = {"global": {"count": 2, "masked": False}, "local": {"share": 0.5, "masked": False}}
@@ -399,7 +399,7 @@ def test_the_price_of_a_taught_tokenizer_has_its_teachers_passes(tmp_path):
     def price(depth):
         plan = make_plan(load_grid(written(tmp_path, rows=[taught("a", "b"), row("b", encoder={"depth": depth})])))
         name = plan.rows["a"][0]["tokenizer"]
-        return complete(plan.runs[name].spec, plan)["flops_per_image"], plan.runs[plan.rows["b"][0]["pretrain"]].spec
+        return flops_per_image(plan.runs[name], plan), plan.runs[plan.rows["b"][0]["pretrain"]].spec
 
     (one, shallow), (two, deep) = price(1), price(3)
     passes = [forward_flops(spec["recipe"]["encoder"], 32) for spec in (shallow, deep)]
