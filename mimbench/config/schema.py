@@ -29,7 +29,7 @@ from mimbench.config.terms import (
     TERM_PARTS,
     TeacherConfig,
     TermConfig,
-    TokenizerTeacher,
+    OtherEncoder,
     ViewConfig,
     without_links,
 )
@@ -180,7 +180,7 @@ class TokenizerTraining(ScheduleConfig):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     crop: Count | None = None  # side of the training crops in pixels; None: the whole image
     images: Count | None = None  # None: as many as the pre-training sees
-    teacher: TokenizerTeacher | None = field(default=None, metadata={"neutral": None})  # an edge, never in a spec
+    teacher: OtherEncoder | None = field(default=None, metadata={"neutral": None})  # an edge, never in a spec
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,6 @@ class Checkpoint(Checked):
 
 
 @dataclass(frozen=True)
-class Start(Checked):
-    """`start: {row: NAME}`: training begins from that row's encoder of the same seed."""
-
-    row: str
-
-
-@dataclass(frozen=True)
 class Recipe:
     """One complete pre-training, without its seed. Parts are resolved specs. A flat recipe is one term."""
 
@@ -210,7 +203,7 @@ class Recipe:
     weights: str | None  # nothing is trained: the encoder is this checkpoint
     stated: dict[str, Any]  # what a row that is not trained says of its encoder; where it is from says the rest
     finetuned: str | None  # nothing is trained: the encoder is what that row was fine-tuned to, of the same seed
-    start: str | None  # the row from whose encoder, of the same seed, training begins
+    start: OtherEncoder | None  # training begins from it
     masker: dict[str, Any]
     terms: dict[str, TermConfig]
     flat: bool
@@ -322,7 +315,7 @@ def recipe_from(value: dict[str, Any]) -> Recipe:
         weights=weights,
         finetuned=given.finetuned if given else None,
         stated=stated,
-        start=None if start is None else dataclass_from(Start, start, "@start").row,
+        start=None if start is None else dataclass_from(OtherEncoder, start, "@start"),
         masker=_part("masker", value, "@"),
         terms={name: _term(name, term, value) for name, term in mapping("terms").items()}
         or {ONLY: _term("", {}, value)},

@@ -64,8 +64,8 @@ class TeacherConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TokenizerTeacher(Checked):
-    """The frozen encoder that a tokenizer learns from: another row's, of the same seed, or a checkpoint's."""
+class OtherEncoder(Checked):
+    """Another row's encoder, of the same seed, or a checkpoint's: a tokenizer learns from it, or training begins with it."""
 
     row: str | None = None
     weights: str | None = None  # FILE, timm:NAME or hf:NAME

@@ -15,7 +15,7 @@ def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]
 
     A wrong file is refused here.
     """
-    grid = _with_teachers_as_rows(grid)
+    grid = _with_checkpoints_as_rows(grid)
     rows, origins, notes = [], {}, []
     for row in grid.by_name.values():
         recipe = row.recipe
@@ -34,15 +34,16 @@ def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]
     return replace(grid, rows=tuple(rows[:count]), teachers=tuple(rows[count:])), origins, notes
 
 
-def _with_teachers_as_rows(grid: Grid) -> Grid:
-    """Each checkpoint that a `teacher` names becomes one more row, which the grid does not list."""
+def _with_checkpoints_as_rows(grid: Grid) -> Grid:
+    """Each checkpoint that a `teacher` or `start` names becomes one more row, which the grid does not list."""
     teachers: dict[str, Row] = {}
 
-    def named(teacher: Any, recipe: Recipe) -> Any:
+    def named(teacher: Any, recipe: Recipe, **stated: Any) -> Any:
         if teacher is None or teacher.weights is None or not recipe.pretrain:
             return teacher
-        name = f"{teacher.weights} ({recipe.data.size} px)"
-        own = replace(recipe, pretrain=False, weights=teacher.weights, stated={}, teacher=None)
+        said = "".join(f", {key} {value}" for key, value in stated.items())
+        name = f"{teacher.weights} ({recipe.data.size} px{said})"
+        own = replace(recipe, pretrain=False, weights=teacher.weights, stated=stated, start=None, teacher=None)
         teachers.setdefault(name, Row(name, name, None, own, name))
         return replace(teacher, row=name, weights=None)
 
@@ -50,9 +51,10 @@ def _with_teachers_as_rows(grid: Grid) -> Grid:
     for row in grid.rows:
         recipe, training = row.recipe, row.recipe.tokenizer_training
         training = replace(training, teacher=named(training.teacher, recipe))
-        rows.append(
-            replace(row, recipe=replace(recipe, teacher=named(recipe.teacher, recipe), tokenizer_training=training))
-        )
+        own = {key: getattr(recipe.encoder, key) for key in ("heads", "normalization")}  # which a file need not say
+        start = named(recipe.start, recipe, **own)
+        teacher = named(recipe.teacher, recipe)
+        rows.append(replace(row, recipe=replace(recipe, start=start, teacher=teacher, tokenizer_training=training)))
     return replace(grid, rows=tuple(rows), teachers=tuple(teachers.values()))
 
 

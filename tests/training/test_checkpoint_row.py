@@ -256,6 +256,16 @@ def test_a_checkpoint_may_teach_another_row_and_be_where_a_third_begins(tmp_path
     assert 0 < moved < 0.05  # six steps away from the checkpoint
 
 
+def test_training_that_begins_from_a_file_is_that_which_begins_from_the_row_of_the_file(tmp_path, weights):
+    begun = {"name": "begun", "tokenizer": "pixels", "loss": "mse", "masker": "random"}
+    by_row = planned(tmp_path, weights, {**begun, "start": {"row": "theirs"}})
+    by_file = planned(tmp_path, weights, {**begun, "start": {"weights": str(weights)}})
+    assert by_file.rows["begun"] == by_row.rows["begun"]
+    assert by_file.rows["begun"][0].keys() == by_row.rows["begun"][0].keys()
+    with pytest.raises(UserError, match="has another encoder"):
+        planned(tmp_path, weights, {**begun, "start": {"weights": str(weights)}, "encoder": {"mlp_ratio": 2}})
+
+
 def folder_with(tmp_path, model):
     """A checkpoint as it is exported, with what its tensors do not say."""
     folder = tmp_path / "theirs"
