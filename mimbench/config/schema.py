@@ -22,6 +22,7 @@ from mimbench.config.ranges import (
     Whole,
     between,
 )
+from mimbench.config.search import Search
 from mimbench.config.swin import check_swin
 from mimbench.config.terms import (
     LINKS,
@@ -229,6 +230,7 @@ class Row:
     reference: str  # the row it is compared with; a reference names itself
     budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
     improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
+    searched: bool = False  # its learning rate is left to a search
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,8 @@ class Grid:
     teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated
     sizes: str = ""  # the scale's key in files that have values by scale: `trial` is `tiny` on other images
     budget_row: str | None = None  # all rows train for the FLOPs of this one
+    search: Search | None = None  # of learning rates
+    searched: str = ""  # what to say of the search in which the rows' learning rates were chosen
 
     @property
     def by_name(self) -> dict[str, Row]:
