@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def search_grid(options: argparse.Namespace, carry_out: CarryOut) -> int:
         if wider == values or extensions == EXTENSIONS:
             break
         values = wider
-        print(f"Best at an edge, so every row is tried at {', '.join(f'{lr:g}' for lr in values)}.", file=sys.stderr)
+        print(f"Best at an edge, so every row is tried at {_listed(values)}.", file=sys.stderr)
     return _write(searched_path(find(options.file), grid.name, grid.sizes), rates, grid, grid.search)
 
 
@@ -113,15 +113,25 @@ def _write(path: Path, rates: Rates, grid: Grid, search: Search) -> int:
         scores={row: {name: list(of_values) for name, of_values in scores.items()} for row, scores in rates.scores.items()},
     )  # fmt: skip
     write_atomically(path, as_text(found, grid.name))
-    width = max(map(len, rates.scores))
-    for row in rates.scores:
-        edge = " (at the edge of the values tried)" if row in found.at_edge else ""
-        print(f"{row:{width}}  " + (f"{chosen[row]:g}{edge}" if row in chosen else "every value diverged"))
-    print(
-        f"Tried {', '.join(f'{lr:g}' for lr in values)}. Written to {path}, for a grid with `searched: true`.",
-        flush=True,
-    )
+    for line in _lines(found):
+        print(line)
+    print(f"Tried {_listed(values)}. Written to {path}, for a grid with `searched: true`.", flush=True)
     return EXIT_FAILED if found.failed else EXIT_OK
+
+
+def _lines(found: Searched) -> Iterator[str]:
+    """One per row: what was chosen, and what is to be known of it."""
+    width = max(map(len, found.scores))
+    for row, scores in found.scores.items():
+        diverged = [lr for lr, *of_lr in zip(found.values, *scores.values(), strict=True) if None in of_lr]
+        said = [f"diverged at {_listed(diverged)}"] if diverged else []
+        said += ["at the edge of the values tried"] if row in found.at_edge else []
+        chosen = f"{found.chosen[row]:g}" if row in found.chosen else "none"
+        yield f"{row:{width}}  {chosen}" + (f" ({'; '.join(said)})" if said else "")
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{lr:g}" for lr in values)
 
 
 def as_text(found: Searched, grid: str) -> str:

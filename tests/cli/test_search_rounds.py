@@ -99,12 +99,13 @@ def test_extensions_end_and_the_edge_is_said(tmp_path, capsys):
     assert "Best at the edge of the values tried: simmim" in load_grid(str(bench.path)).searched
 
 
-def test_a_value_that_diverges_is_said_and_not_computed_again(tmp_path):
+def test_a_value_that_diverges_is_said_and_not_computed_again(tmp_path, capsys):
     bench = Bench(tmp_path, {"mae": 2e-3, "simmim": 2e-3}, diverges_at=3e-3)
     bench.search()
     assert bench.found()["values"] == [1e-3, 2e-3, 4e-3]
     assert bench.found()["scores"]["mae"]["knn"][-1] is None
     assert bench.found()["at_edge"] == []  # beyond it nothing trains
+    assert "simmim  0.002 (diverged at 0.004)" in capsys.readouterr().out
     bench.search()
     assert bench.rounds[-1] == {1e-3, 2e-3}
 
@@ -113,7 +114,7 @@ def test_a_row_of_which_every_value_diverges_is_reported(tmp_path, capsys):
     bench = Bench(tmp_path, {"mae": 2e-3, "simmim": 2e-3}, diverges_at=0)
     assert bench.search() == EXIT_FAILED
     assert bench.found()["failed"] == ["mae", "simmim"]
-    assert "mae     every value diverged" in capsys.readouterr().out
+    assert "mae     none (diverged at 0.001, 0.002)" in capsys.readouterr().out
     assert "Diverged at every value, and keep their recipe's own: mae, simmim" in load_grid(str(bench.path)).searched
 
 
