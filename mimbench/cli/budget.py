@@ -27,7 +27,7 @@ END = "# (end of what `mimbench budget` writes)"
 
 def write_budget(options: argparse.Namespace) -> list[str]:
     """The lines to print: what each row gets."""
-    grid = load_grid(options.file, scale=options.scale, seeds=1, within_budget=False)
+    grid = load_grid(options.file, scale=options.scale, seeds=1, within_budget=False, at_searched=False)
     if grid.budget_row is None:
         raise UserError(
             f"{grid.config}: budget: is steps: all rows train equally long. For equal FLOPs: `budget: flops`."

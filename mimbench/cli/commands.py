@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import sys
@@ -97,7 +98,7 @@ def _plan_for_target(options: argparse.Namespace) -> Plan:
     return _plan(options, on_gpus=bool(profile and profile.of("pretrain").gpus))
 
 
-def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
+def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool = True) -> int:
     processes, profile = parse_target(options.on)
     store, grid = Store(options.results), (plan.grid.name, plan.grid.scale)
     dispatch = Dispatch(store, grid, _runtime_settings(options, tensorboard=plan.grid.tensorboard), options.argv)
@@ -129,7 +130,7 @@ def _carry_out(plan: Plan, options: argparse.Namespace) -> int:
         write_grid_record(plan, store)  # another call may have written its rows meanwhile
     else:
         print(f"All {len(plan.runs)} runs are done; nothing to compute.", file=sys.stderr)
-    return dispatch.finish(outcome, suggest_seeds=True)
+    return dispatch.finish(outcome, suggest_seeds=suggest_seeds)
 
 
 def show_plan(options: argparse.Namespace) -> int:
@@ -177,6 +178,13 @@ def write_steps(options: argparse.Namespace) -> int:
 
     _print_all(write_budget(options))
     return EXIT_OK
+
+
+def search_rates(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mimbench.cli.search import search_grid
+
+    return search_grid(options, functools.partial(_carry_out, options=options, suggest_seeds=False))
 
 
 def write_reports(options: argparse.Namespace) -> int:
@@ -311,8 +319,8 @@ def export_run(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     command.__name__: command
-    for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, write_reports, show_status, show_why, show_logs, cancel_jobs,
-                    retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
+    for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
+                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -40,7 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="see `mimbench list protocols` (default: %(default)s)",
     )
     _run_options(evaluate, scale="tiny")
-    for launches in (grid, evaluate):
+    search = command(
+        "search", "search_rates", "try learning rates for every row of a grid, and write the best into configs/searched"
+    )
+    _grid_file(search)
+    search.add_argument("--scale", help="default: the grid's")
+    _results_option(search)
+    for launches in (grid, evaluate, search):
         _runtime_options(launches, on="local")
         launches.add_argument(
             "--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit"

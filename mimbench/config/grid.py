@@ -16,6 +16,7 @@ from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
+from mimbench.config.rates import searched_path, with_rates
 from mimbench.config.schema import (
     PART_KINDS,
     RECIPE_KEYS,
@@ -27,6 +28,7 @@ from mimbench.config.schema import (
     Row,
     recipe_from,
 )
+from mimbench.config.search import Search
 from mimbench.config.sets import parse_sets
 from mimbench.errors import UserError, check_known
 from mimbench.store.files import data_name
@@ -76,11 +78,15 @@ class GridFile(Checked):
     budget: Literal["steps", "flops"] = "steps"  # what all rows have in common
     budget_row: str | None = None  # whose FLOPs are the budget; None: the reference's
     steps: dict[str, dict[str, Count]] = field(default_factory=dict)  # by scale and row; `mimbench budget` writes them
+    search: Search | None = None  # of learning rates, by `mimbench search`
+    searched: bool = False  # rows train at the learning rates that were found
 
     def check(self, place: str) -> None:
         if self.budget == "steps" and (self.steps or self.budget_row):
             key = "steps" if self.steps else "budget_row"
             raise UserError(f"{place} {key}: does nothing without budget: flops.")
+        if self.searched and self.search is None:
+            raise UserError(f"{place} searched: needs `search: {{lr: [...], protocols: [...]}}`: what is tried.")
 
 
 @dataclass(frozen=True)
@@ -163,10 +169,12 @@ def load_grid(
     only: tuple[str, ...] = (),
     sets: tuple[str, ...] = (),
     within_budget: bool = True,
+    at_searched: bool = True,
 ) -> Grid:
     """Read a grid file and everything it refers to; all errors come before any compute.
 
     `within_budget`: False for rows as they are before a budget of FLOPs says how long each trains.
+    `at_searched`: False for rows at their recipes' own learning rates.
     """
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
@@ -198,6 +206,14 @@ def load_grid(
         command = f"mimbench budget {name} --scale {scale or file.scale}"
         steps = checked_steps(file.steps, sizes.in_recipes, rows, str(path), command)
         rows = with_steps(rows, steps, layers)
+    searched = ""
+    if file.searched and file.search and at_searched:
+        command = f"mimbench search {name} --scale {scale or file.scale}"
+        rows, searched = with_rates(
+            rows, file.search, searched_path(path, file.name, sizes.in_recipes), layers, command
+        )
+    if file.search is not None:
+        file.search.check_within(file.protocols, chosen_seeds, str(path), place)
     file.nested.check_seeds(chosen_seeds, place)
     return Grid(
         name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
@@ -207,17 +223,18 @@ def load_grid(
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
         seeds=chosen_seeds, only_these_seeds=seeds is None and isinstance(file.seeds, list),
-        sizes=sizes.in_recipes, budget_row=budget_row,
+        sizes=sizes.in_recipes, budget_row=budget_row, search=file.search, searched=searched,
     )  # fmt: skip
 
 
 def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
-    """A row that states how long it trains keeps that, whatever the budget."""
+    """A row that states how long it trains, or its learning rate, keeps that."""
     budgeted = file.budget == "flops" and recipe.pretrain and not states(point.layer, *LENGTH)
     written = point.written
     if written.improves is not None:
         check_known(f"{point.place}: improves", "protocol", written.improves, file.protocols)
-    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves)
+    searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
+    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves, searched)
 
 
 def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:

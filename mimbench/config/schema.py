@@ -23,13 +23,14 @@ from mimbench.config.ranges import (
     Whole,
     between,
 )
+from mimbench.config.search import Search
 from mimbench.config.swin import check_swin
 from mimbench.config.terms import (
     LINKS,
     TERM_PARTS,
+    OtherEncoder,
     TeacherConfig,
     TermConfig,
-    OtherEncoder,
     ViewConfig,
     without_links,
 )
@@ -156,12 +157,16 @@ class ScheduleConfig(Checked):
 class WrittenSchedule(ScheduleConfig):
     """A schedule as written in YAML: the number of steps may be a multiple of the scale's."""
 
-    steps_multiplier: Annotated[float, between(0.001, 1000)] = 1.0  # a warm-up keeps its steps, or in shorter ones its share
+    steps_multiplier: Annotated[float, between(0.001, 1000)] = (
+        1.0  # a warm-up keeps its steps, or in shorter ones its share
+    )
 
     def resolved(self) -> ScheduleConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ScheduleConfig)}
         warmup = round(self.warmup * min(1.0, self.steps_multiplier))
-        return ScheduleConfig(**{**values, "steps": max(1, round(self.steps * self.steps_multiplier)), "warmup": warmup})
+        return ScheduleConfig(
+            **{**values, "steps": max(1, round(self.steps * self.steps_multiplier)), "warmup": warmup}
+        )
 
     def check(self, place: str) -> None:
         self.resolved().check(place)
@@ -224,6 +229,7 @@ class Row:
     reference: str  # the row it is compared with; a reference names itself
     budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
     improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
+    searched: bool = False  # its learning rate is left to a search
 
 
 @dataclass(frozen=True)
@@ -285,6 +291,8 @@ class Grid:
     teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated
     sizes: str = ""  # the scale's key in files that have values by scale: `trial` is `tiny` on other images
     budget_row: str | None = None  # all rows train for the FLOPs of this one
+    search: Search | None = None  # of learning rates
+    searched: str = ""  # what to say of the search in which the rows' learning rates were chosen
 
     @property
     def by_name(self) -> dict[str, Row]:

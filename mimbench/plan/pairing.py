@@ -80,7 +80,10 @@ def edges(recipe: Recipe) -> dict[str, str]:
         return {"finetuned": recipe.finetuned}
     if not recipe.pretrain:
         return {}
-    named = {"teacher": recipe.teacher.row if recipe.teacher else None, "start": recipe.start.row if recipe.start else None}
+    named = {
+        "teacher": recipe.teacher.row if recipe.teacher else None,
+        "start": recipe.start.row if recipe.start else None,
+    }
     if recipe.tokenizer_training.teacher is not None:
         named[OF_TOKENIZER] = recipe.tokenizer_training.teacher.row
     return {role: name for role, name in named.items() if name is not None}

@@ -96,6 +96,7 @@ def record(plan: Plan) -> dict[str, Any]:
         "note": " ".join(n for n in (grid.note, grid.scale_note, equal, changed, *plan.notes) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
         "seeds": list(grid.seeds), "columns": columns, "rows": rows,
+        **({"searched": grid.searched} if grid.searched else {}),
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
     }  # fmt: skip
 

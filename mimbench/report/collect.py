@@ -84,6 +84,7 @@ class Grid:
     rows: list[Row]
     records: dict[str, RunRecord]
     nested: dict[str, int]  # how many pre-trainings per tokenizer and evaluations per pre-training; empty: one each
+    searched: str = ""  # how the rows' learning rates were chosen
 
     @property
     def unit(self) -> str:
@@ -136,6 +137,7 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         ],
         records={run: _read_run(store.run(run)) for run in sorted(names)},
         nested=raw.get("nested", {}),
+        searched=raw.get("searched", ""),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
 

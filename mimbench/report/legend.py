@@ -31,6 +31,7 @@ def legend(grid: Grid) -> list[str]:
         f"↑ and ↓: significantly higher or lower than {grid.compared_with} (two-sided paired t-test over {grid.unit}s, "
         f"p < 0.05, Holm-adjusted per column{primary}).",
         f"No mark: not significant, which does not mean equal. With one {grid.unit} there is no confidence interval and no test.",
+        *([grid.searched] if grid.searched else []),
         *_regularizers_off(grid),
         *flops_note(grid),
     ]
