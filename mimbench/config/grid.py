@@ -233,6 +233,8 @@ def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
     written = point.written
     if written.improves is not None:
         check_known(f"{point.place}: improves", "protocol", written.improves, file.protocols)
+        if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
+            raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
     return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves, searched)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -77,9 +76,10 @@ def _check_guided(recipe: Recipe, teacher: EncoderConfig, place: str) -> None:
     if recipe.views:
         raise UserError(f"{place}: {title} follows the teacher's attention to the one view; a recipe with `views:` is "
                         "not supported.")  # fmt: skip
-    if teacher.type != "vit" or not teacher.class_token or teacher.registers or teacher.depth < 2:
+    plain = teacher.type == "vit" and teacher.attention == "full" and teacher.class_token and not teacher.registers
+    if not plain or teacher.depth < 2:
         raise UserError(f"{place}: {title} follows the attention of the teacher's class token, which needs the encoder "
-                        "type 'vit' with a class token, without registers, of at least 2 blocks.")  # fmt: skip
+                        "type 'vit' with attention 'full', a class token, no registers and at least 2 blocks.")  # fmt: skip
 
 
 def check_micro_batches(recipes: Iterable[dict[str, Any]], micro_batch: int | None) -> None:
@@ -315,6 +315,6 @@ def _check_shared(place: str, parts: _Parts, spec: dict[str, Any], widths: dict[
     if own != theirs:
         raise UserError(f"{place}.decoder.same_as: {other} predicts {theirs} values, {mine} {own}; "
                         "give both the same tokenizer.")  # fmt: skip
-    if without_links(spec) and "last" not in inspect.signature(parts.decoder.build).parameters:
-        raise UserError(f"{place}.decoder.same_as: {parts.title['decoder']} shares no layers (its `build` takes no "
-                        "`last`); write `same_as` alone to share the whole decoder.")  # fmt: skip
+    if without_links(spec) and not getattr(parts.decoder, "needs_last", False):
+        raise UserError(f"{place}.decoder.same_as: {parts.title['decoder']} shares no layers (it does not say `needs_last`); "
+                        "write `same_as` alone to share the whole decoder.")  # fmt: skip

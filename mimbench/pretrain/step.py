@@ -55,7 +55,8 @@ class Pretraining(Objective):
                     loss = loss + term.weight * values.sum() / (count * len(term.pairs))
                 loss = loss + self.own_loss(term, taught, target) * (micro["count"] / micro["images"])
                 if self.notes is not None:
-                    self.notes.add(term.name, loss - before, list(target.values()), self.codes.get(term.name))
+                    compared = [term.predicted(found, masks.get(view)) for view, found in target.items()]
+                    self.notes.add(term.name, loss - before, compared, self.codes.get(term.name))
         return loss
 
     def teach(self, views: Views, masks: dict[str, Masks], progress: float) -> dict[tuple[str, str], Taught]:

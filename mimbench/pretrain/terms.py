@@ -76,12 +76,20 @@ class Term(nn.Module):
         if self.level == "image":
             return self.loss(prediction, target)
         assert masks is not None
-        values = self.loss(prediction, target.flatten(0, 1)[masks.predicted])
+        values = self.loss(prediction, self.predicted(target, masks))
         return values * masks.weight if self.by_image and masks.weight is not None else values
+
+    def predicted(self, target: Tensor, masks: Masks | None) -> Tensor:
+        """The targets that the loss reads, (M, ...) or (B, ...)."""
+        if self.level == "image":
+            return target
+        assert masks is not None
+        return target.flatten(0, 1)[masks.predicted]
 
     def count(self, masks: Masks | None, images: int) -> int:
         """What the sum of the values is divided by: positions or images of the whole global batch."""
-        return masks.total if self.level == "patch" and masks is not None and not self.by_image else images
+        by_position = self.level == "patch" and masks is not None and not self.by_image
+        return max(1, masks.total) if by_position and masks is not None else images  # a masker may leave all images whole
 
 
 def tokenizer_side(recipe: dict[str, Any]) -> int | None:

@@ -143,7 +143,7 @@ class DiscreteVAE(TrainedTokenizer):
     def _seen_by_teacher(self, reconstruction: Tensor, raw: Tensor) -> Tensor:
         """The squared distance of the teacher's features, each of unit length."""
         assert self._teacher is not None, "learn_from() comes first"
-        blocks = tapped_blocks(self._teacher.depth)
+        blocks = quarter_blocks(self._teacher.depth)
         with torch.no_grad():
             wanted = self._teacher(normalize(raw), None, blocks).taps
         found = self._teacher(normalize(reconstruction), None, blocks).taps
@@ -177,7 +177,7 @@ class DiscreteVAE(TrainedTokenizer):
         }
 
 
-def tapped_blocks(depth: int) -> tuple[int, ...]:
+def quarter_blocks(depth: int) -> tuple[int, ...]:
     """A quarter, a half, three quarters and the end: 2, 5, 8, 11 of 12."""
     return tuple(dict.fromkeys(max(0, round(depth * share) - 1) for share in (0.25, 0.5, 0.75, 1.0)))
 
