@@ -97,7 +97,9 @@ def without_its_step(state):
     return {key: value for key, value in state.items() if key != "step"}
 
 
-@pytest.mark.parametrize("changed", [other_names, other_shapes, other_optimizer, without_its_step, lambda state: [1, 2]])
+@pytest.mark.parametrize(
+    "changed", [other_names, other_shapes, other_optimizer, without_its_step, lambda state: [1, 2]]
+)
 def test_a_checkpoint_of_another_version_is_named_in_one_sentence(ablations, tmp_path, cache, changed):
     store = Store(tmp_path / "other")
     store.cache = cache
