@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
+from test_evals import SMALL, settings
 from test_training import StopAt, planned, same, trained
 
+from mimbench.config.schema import DataConfig
 from mimbench.errors import Interrupted, RunFailed, UserError
+from mimbench.evals import finetune
+from mimbench.evals.common import EncoderUnderTest
 from mimbench.pretrain.curve import Curve
 from mimbench.run import training
 from mimbench.run.execute import execute
 from mimbench.runtime import Runtime
+from mimbench.store.records import read_record, write_record
 from mimbench.store.results import Store
 from mimbench.store.weights import load_weights, save_weights
 
@@ -115,3 +121,53 @@ def test_a_checkpoint_of_another_version_is_named_in_one_sentence(ablations, tmp
     save_weights(other_names(state)["objective"], folder.work / "final.pt")
     with pytest.raises(UserError, match=r"final\.pt: not what this version saves"):
         execute(store, folder.name, Runtime())
+
+
+EDITED = json.dumps({"val": 99.0, "1": 99.0}).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", EDITED, bytes(20)], ids=["empty", "torn", "bytes", "edited", "zeros"]
+)
+def test_a_damaged_held_out_score_is_measured_again(tmp_path, cache, capsys, content):
+    counts = {"labeled": 64, "test": 40, "val": 32}
+    under_test = EncoderUnderTest(SMALL, None, None, "mean", 0, DataConfig(), "shapes", counts, cache, tmp_path)
+    chosen = settings("finetune", learning_rates=[0.001, 0.002], epochs=1)
+    before = finetune.evaluate(under_test, chosen, Runtime())
+    note = tmp_path / "lr-0.002" / "val.json"
+    note.write_bytes(content)
+    assert finetune.evaluate(under_test, chosen, Runtime()) == before
+    assert "val.json: damaged; made again" in capsys.readouterr().err
+    assert read_record(note) == before["values"]["by_lr"]["0.002"]
+
+
+@pytest.mark.parametrize("content", [b"", EDITED, None], ids=["empty", "edited", "missing"])
+def test_scores_by_epoch_that_are_damaged_fail_no_fine_tuning(tmp_path, cache, content):
+    counts = {"labeled": 64, "test": 40, "val": 32}
+    under_test = EncoderUnderTest(SMALL, None, None, "mean", 0, DataConfig(), "shapes", counts, cache, tmp_path)
+    chosen = settings("finetune", learning_rates=[0.001], epochs=1, curve=True)
+    before = finetune.evaluate(under_test, chosen, Runtime())
+    damage(tmp_path / "lr-0.001" / "by_epoch.json", content)
+    after = finetune.evaluate(under_test, chosen, Runtime())
+    assert len(before["values"].pop("by_epoch")) == 1
+    assert after["values"].pop("by_epoch") == []
+    assert after == before
+
+
+def test_a_parent_without_what_its_children_need_is_named_in_one_sentence(ablations, tmp_path, cache):
+    store = Store(tmp_path / "parents")
+    store.cache = cache
+    kinds = ("pretrain", "features", "linear_probe", "finetune")
+    folders = dict(zip(kinds, (planned(ablations, store, kind=kind) for kind in kinds), strict=True))
+    for kind in kinds[:3]:
+        execute(store, folders[kind].name, Runtime())
+    for parent, key, child in (("linear_probe", "values", "finetune"), ("pretrain", "weights_sha256", "features")):
+        path = folders[parent].path / "result.json"
+        result = read_record(path)
+        write_record(path, {k: v for k, v in result.items() if k != key})
+        what = "chosen pooling" if key == "values" else key
+        if child == "features":
+            (folders[child].path / "result.json").unlink()
+        with pytest.raises(UserError, match=rf"{parent}-.*result\.json: has no {what}, .* Move .*{parent}-"):
+            execute(store, folders[child].name, Runtime())
+        write_record(path, result)
