@@ -60,7 +60,7 @@ class Pack(Listed):
         return [*super().warnings(), *(f"{self.name}: {sentence}" for sentence in self._lost_at_packing())]
 
     def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
-        return self._lost_at_packing()
+        return [*self._lost_at_packing(), *self.of_one_class(splits, cache)]
 
     def _lost_at_packing(self) -> list[str]:
         lost = sorted(self.description["unreadable"])
