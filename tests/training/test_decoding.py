@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from mimbench.config.schema import DataConfig
 from mimbench.data import decoding, scan
 from mimbench.data.decoding import Picture
+from mimbench.data.packing import pack
 from mimbench.data.sources import source
 from mimbench.data.sources.places import DATA_ROOT
 from mimbench.errors import UserError
@@ -184,6 +185,24 @@ def test_an_image_of_50_000_pixels_a_side_is_left_out_by_its_header(pets, tmp_pa
     (pets / "train" / "cat" / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
     (flag,) = source("pets").flags(("train",), tmp_path / "cache")
     assert flag == "1 unreadable of 61 images left out of train: train/cat/huge.png"
+
+
+@pytest.mark.parametrize("file", ["pack.json", "train-index.npy", "train-labels.npy", "train-00000.bin"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_truncated_file_of_a_packed_data_set_is_named_in_one_sentence(pets, tmp_path, file, kept):
+    path = pack(source("pets"), 8, tmp_path / "packed") / file
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=r"packed.*(Pack the data set again|not readable as the description)"):
+        source("packed").load(DataConfig(size=8), "train", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("key", ["name", "bytes", "sha256"])
+def test_a_damaged_description_of_a_packed_data_set_is_named_in_one_sentence(pets, tmp_path, key):
+    path = pack(source("pets"), 8, tmp_path / "packed") / "pack.json"
+    path.write_text(path.read_text().replace(f'"{key}"', '"other"'))
+    with pytest.raises(UserError, match=r"pack\.json: not readable as the description of a packed data set"):
+        source("packed").counts()
 
 
 @pytest.fixture
