@@ -7,7 +7,6 @@ that is not. No step waits for the device, except the logged ones.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,11 @@ class Objective(nn.Module):
     """What a training minimizes."""
 
     may_leave_unused = False  # some parameters may have no gradient in a step: DDP has to search for them
-    last_loss: Tensor  # that of the last logged step; NaN before. It outlasts the curve, which is for reading
+    last_loss: Tensor  # that of the last logged step. It outlasts the curve, which is for reading
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("last_loss", torch.tensor(math.nan))
+        self.register_buffer("last_loss", torch.zeros(()))
 
     def prepare(self, batch: Any, step: int, runtime: Runtime) -> list[Any]:
         """This rank's batch -> the inputs of its micro-batches. On the CPU, from (seed, step)."""
