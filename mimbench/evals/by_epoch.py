@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimbench.runtime import Runtime
-from mimbench.store.files import read_json, write_json
+from mimbench.store.records import read_if_whole, write_record
 
 
 @dataclass(frozen=True)
 class ByEpoch:
-    """For `fit(watch=...)`. The file outlasts a kill; what was measured after the last checkpoint is measured again."""
+    """For `fit(watch=...)`. The file outlasts a kill; what was measured after the last checkpoint is measured again.
+
+    Nothing is chosen by it: of a damaged file the epochs so far are lost, and training goes on.
+    """
 
     path: Path
     steps: int
@@ -26,12 +29,12 @@ class ByEpoch:
             return
         score = self.measure()
         if self.runtime.rank == 0:
-            before = read_json(self.path) if self.path.exists() else {}
-            write_json(self.path, {**before, **{str(epoch): score for epoch in ended}})
+            before = read_if_whole(self.path) or {}
+            write_record(self.path, {**before, **{str(epoch): score for epoch in ended}})
 
     def points(self) -> list[dict[str, float]]:
         """On rank 0, which writes the result: another node may not see the file yet."""
         if self.runtime.rank:
             return []
         return [{"epoch": int(epoch), "val": score} for epoch, score in
-                sorted(read_json(self.path).items(), key=lambda point: int(point[0]))]  # fmt: skip
+                sorted((read_if_whole(self.path) or {}).items(), key=lambda point: int(point[0]))]  # fmt: skip

@@ -17,7 +17,8 @@ from mimbench.evals.common import WORST, EncoderUnderTest, check_any_converged, 
 from mimbench.models.encoder import Encoder
 from mimbench.pretrain.fit import Objective, fit
 from mimbench.runtime import Runtime
-from mimbench.store.files import read_json, sha256_file, write_json
+from mimbench.store.files import sha256_file
+from mimbench.store.records import read_if_whole, write_record
 
 ADAMW_BETAS = (0.9, 0.999)
 Model = TypeVar("Model", bound=Objective)
@@ -44,9 +45,9 @@ def sweep(
             continue
         # a shared file system may show each rank something else; the number is the same, as it follows from the weights
         note = folder / "val.json"
-        by_lr[f"{rate:g}"] = measured = read_json(note) if note.exists() else {"val": validate(model)}
+        by_lr[f"{rate:g}"] = measured = read_if_whole(note) or {"val": validate(model)}
         if runtime.rank == 0:
-            write_json(note, measured, once=True)
+            write_record(note, measured)
         if best is None or measured["val"] > best[0]:
             best = (measured["val"], rate, model, watch)
     check_any_converged(by_lr)

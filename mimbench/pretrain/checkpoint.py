@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mimbench.errors import Interrupted, RunFailed
+from mimbench.errors import Interrupted, RunFailed, UserError
 from mimbench.runtime import Runtime
-from mimbench.store.weights import load_weights, save_weights
+from mimbench.store.weights import load_into, load_weights, not_of_this_version, save_weights
 
 AGREE_SECONDS, AGREE_STEPS = 0.5, 8  # upper bounds on the interval at which the ranks ask one another whether to stop
 
@@ -29,12 +29,15 @@ class Checkpoint:
         if not self.runtime.from_rank_0(self.path.exists()):
             return 0, torch.zeros((), device=self.runtime.device)
         state = load_weights(self.path, self.runtime.device)
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
+        try:
+            step, sums = state["step"], state["loss_sums"]
+            load_into(self.objective, state["objective"], self.path)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise error if isinstance(error, UserError) else not_of_this_version(self.path) from error
         if self.runtime.from_rank_0(step) != step:
             raise RunFailed(f"{self.path}: checkpoint step differs across ranks; does this node see an older file?")
-        return step, self._own_share(state["loss_sums"])
+        return step, self._own_share(sums)
 
     def _own_share(self, sums: Tensor) -> Tensor:
         """This rank's loss sum. Where the number of ranks has changed, all of it on rank 0."""

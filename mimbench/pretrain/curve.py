@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from pathlib import Path
 
 import torch.distributed as dist
@@ -14,28 +15,33 @@ from mimbench.runtime import Runtime
 from mimbench.store.files import write_atomically
 
 LOG_EVERY = 50  # steps
+FIGURES = ".6g"
 
 
 class Curve:
-    """Written by rank 0. Cut back to the checkpoint on resume, so that no step appears twice."""
+    """Written by rank 0. Cut back to the checkpoint on resume, so that no step appears twice.
+
+    No result is read from it: what cannot be read of a curve is left out, and training goes on.
+    """
 
     def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
         self.path, self.runtime, self.tensorboard = path, runtime, None
         self.columns: list[str] = []  # empty until the first line is written
-        if runtime.rank == 0 and path.exists():
-            with path.open(newline="") as stream:
-                self.columns, *lines = list(csv.reader(stream)) or [[]]
-            kept = [line for line in lines if len(line) == len(self.columns) and int(line[0]) <= step]
-            self.columns = self.columns if kept else []
-            written = [self.columns, *kept] if kept else []
-            write_atomically(path, "".join(",".join(line) + "\n" for line in written))
+        if runtime.rank == 0:
+            self.columns, kept = _written(path, step)
+            if len(kept) < (expected := step // LOG_EVERY):
+                print(f"{path}: {len(kept)} of the {expected} lines up to step {step} can be read; goes on without the "
+                      "others", file=sys.stderr)  # fmt: skip
+            if path.exists():
+                written = [self.columns, *kept] if kept else []
+                write_atomically(path, "".join(",".join(line) + "\n" for line in written))
         if runtime.rank == 0 and runtime.tensorboard:
             from mmengine.visualization import TensorboardVisBackend  # imports matplotlib: only on request
 
             self.tensorboard = TensorboardVisBackend(str(path.parent / "work" / "tensorboard"))
 
-    def log(self, step: int, loss_sum: Tensor, lr: float, grad_norm: Tensor | None, noted: dict[str, float]) -> None:
-        """Add a line and reset the sum. The only point of a training at which the CPU waits for the device."""
+    def log(self, step: int, loss_sum: Tensor, lr: float, grad_norm: Tensor | None, noted: dict[str, float]) -> float:
+        """Add a line and reset the sum; returns the mean. The only point of a training at which the CPU waits for the device."""
         mean = loss_sum / ((step - 1) % LOG_EVERY + 1)
         if self.runtime.world > 1:
             dist.all_reduce(mean)
@@ -44,13 +50,34 @@ class Curve:
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss} before step {step}; try a lower learning rate")
         if self.runtime.rank:
-            return
+            return loss
         values = {"loss": loss, "lr": lr, "grad_norm": math.nan if grad_norm is None else float(grad_norm), **noted}
         with self.path.open("a") as stream:
             if not self.columns:
                 self.columns = ["step", *values]
                 stream.write(",".join(self.columns) + "\n")
-            figures = (f"{values[column]:.6g}" if column in values else "" for column in self.columns[1:])
+            figures = (f"{values[column]:{FIGURES}}" if column in values else "" for column in self.columns[1:])
             stream.write(f"{step},{','.join(figures)}\n")
         if self.tensorboard is not None:
             self.tensorboard.add_scalars(values, step=step)
+        return loss
+
+
+def _written(path: Path, step: int) -> tuple[list[str], list[list[str]]]:
+    """The columns, and the whole lines up to a step; none of a curve that is not there, or is none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        columns, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+    except (OSError, ValueError, csv.Error):
+        return [], []
+    if columns[:2] != ["step", "loss"]:
+        return [], []
+    kept = [line for line in lines if len(line) == len(columns) and _is_up_to(step, line)]
+    return columns if kept else [], kept
+
+
+def _is_up_to(step: int, line: list[str]) -> bool:
+    try:
+        return int(line[0]) <= step and math.isfinite(float(line[1]))
+    except ValueError:
+        return False

@@ -25,13 +25,18 @@ from mimbench.pretrain.checkpoint import Checkpoint
 from mimbench.pretrain.curve import LOG_EVERY, Curve
 from mimbench.pretrain.optim import parameter_groups, set_rates
 from mimbench.runtime import Runtime
-from mimbench.store.weights import load_weights, save_weights
+from mimbench.store.weights import load_into, load_weights, save_weights
 
 
 class Objective(nn.Module):
     """What a training minimizes."""
 
     may_leave_unused = False  # some parameters may have no gradient in a step: DDP has to search for them
+    last_loss: Tensor  # that of the last logged step. It outlasts the curve, which is for reading
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last_loss", torch.zeros(()))
 
     def prepare(self, batch: Any, step: int, runtime: Runtime) -> list[Any]:
         """This rank's batch -> the inputs of its micro-batches. On the CPU, from (seed, step)."""
@@ -81,7 +86,7 @@ def fit(
     """
     device, final = runtime.device, folder / "final.pt"
     if runtime.from_rank_0(final.exists()):
-        objective.load_state_dict(load_weights(final))
+        load_into(objective, load_weights(final), final)
         objective.to(device)
         return final
     if runtime.rank == 0:
@@ -121,7 +126,7 @@ def fit(
         step += 1
         objective.after_step(step, runtime.world)
         if logged:
-            log.log(step, loss_sum, lr, norm, objective.noted())
+            objective.last_loss.fill_(log.log(step, loss_sum, lr, norm, objective.noted()))
         runtime.progress(step, schedule.steps)
         if watch is not None:
             watch(step)

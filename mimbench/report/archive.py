@@ -11,6 +11,7 @@ from mimbench.inert import for_markdown
 from mimbench.report.analysis import analyze
 from mimbench.report.build import write_report
 from mimbench.report.collect import Grid, RunRecord
+from mimbench.report.curves import written_curve
 from mimbench.report.format import count, csv
 from mimbench.store.files import read_json, write_atomically, write_json
 from mimbench.store.results import Store
@@ -47,9 +48,8 @@ def _curves(grid: Grid) -> str:
 
     curves = [pd.DataFrame(columns=["run"], dtype=str)]
     for record in grid.records.values():
-        path = record.folder / "curve.csv"
-        if path.exists():
-            curve = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip")
+        curve = written_curve(record.folder / "curve.csv")
+        if len(curve):
             step, last = math.ceil(len(curve) / CURVE_LINES) or 1, len(curve) - 1
             curve.insert(0, "run", record.name)
             curves.append(curve[(curve.index % step == 0) | (curve.index == last)])

@@ -28,10 +28,32 @@ def read_curve(path: Path) -> pd.DataFrame:
     """step and loss of a curve.csv. Empty if there is none; the last line of a running run may be incomplete."""
     import pandas as pd
 
-    if not path.exists():
-        return pd.DataFrame({"step": [], "loss": []})
-    curve = pd.read_csv(path, usecols=["step", "loss"], on_bad_lines="skip")
-    return curve.apply(pd.to_numeric, errors="coerce").dropna().reset_index(drop=True)
+    return written_curve(path)[["step", "loss"]].apply(pd.to_numeric).reset_index(drop=True)
+
+
+def written_curve(path: Path) -> pd.DataFrame:
+    """All columns as text; of a damaged curve the lines that can be read."""
+    import pandas as pd
+
+    try:
+        curve = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip", encoding_errors="replace")
+        readable = curve[["step", "loss"]].apply(pd.to_numeric, errors="coerce").notna().all(axis=1)
+    except (OSError, ValueError, KeyError):  # pandas' own errors are among them
+        return pd.DataFrame({"step": [], "loss": []}, dtype=str)
+    return curve[readable].reset_index(drop=True)
+
+
+def damaged_curves(grid: Grid) -> list[str]:
+    """Of finished runs, whose last line is whole."""
+    damaged = []
+    for record in grid.records.values():
+        path = record.folder / "curve.csv"
+        if record.state == "done" and path.is_file():
+            lines = max(1, path.read_bytes().count(b"\n") - 1)
+            if (readable := len(written_curve(path))) < lines:
+                damaged.append(f"{record.name}: curve.csv is damaged: {readable} of {lines} lines can be read. Its "
+                               "result does not rest on it")  # fmt: skip
+    return damaged
 
 
 def thinned(curve: pd.DataFrame) -> pd.DataFrame:

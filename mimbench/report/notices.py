@@ -43,8 +43,8 @@ def _flags(record: RunRecord, grid: Grid) -> list[str]:
 def _is_stale(used: dict[str, Any], parent: dict[str, Any]) -> bool:
     """Whether the parent left something else since: weights, or the pooling that it chose."""
     if "weights_sha256" in used:
-        return bool(used["weights_sha256"] != parent["weights_sha256"])
-    return bool(used["pooling"] != parent["values"]["chosen"]["pooling"])
+        return bool(used["weights_sha256"] != parent.get("weights_sha256"))
+    return bool(used["pooling"] != parent["values"].get("chosen", {}).get("pooling"))
 
 
 def run_notices(grid: Grid) -> list[str]:

@@ -14,6 +14,7 @@ from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.collect import Column, Grid
 from mimbench.report.colors import ON_PAGE
 from mimbench.report.costs import costs
+from mimbench.report.curves import damaged_curves
 from mimbench.report.figures import Drawing
 from mimbench.report.format import count, duration, p_text
 from mimbench.report.notices import days, machine_facts, machine_notices, result_notices, run_notices
@@ -26,7 +27,7 @@ def page(table: Table, drawings: Iterable[Drawing], *, runs_at: str | None = "..
     grid = table.grid
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     done = sum(record.state == "done" for record in grid.records.values())
-    flags = result_notices(grid) + run_notices(grid) + machine_notices(grid)
+    flags = result_notices(grid) + run_notices(grid) + damaged_curves(grid) + machine_notices(grid)
     return Template(template).substitute(
         title=escape(grid.title),
         scale=escape(grid.scale),

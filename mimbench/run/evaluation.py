@@ -12,7 +12,7 @@ from mimbench.evals.common import EncoderUnderTest
 from mimbench.kinds import KINDS
 from mimbench.protocols import completed
 from mimbench.run.data import data_of, masks_of
-from mimbench.run.weights import parent_choice, parent_weights
+from mimbench.run.weights import parent_pooling, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.files import fingerprint
 from mimbench.store.results import RunFolder, Store
@@ -27,7 +27,7 @@ def put_under_test(store: Store, folder: RunFolder, spec: dict[str, Any]) -> tup
         if KINDS[store.run(name).kind].leaves_weights:
             weights[role], parents[role] = parent_weights(store, name)
         else:
-            pooling = parent_choice(store, name)["pooling"]
+            pooling = parent_pooling(store, name)
             parents[role] = {"run": name, "pooling": pooling}
     under_test = EncoderUnderTest(
         config=from_spec(EncoderConfig, spec["encoder"]), weights=weights.get("encoder"), features=weights.get("features"),

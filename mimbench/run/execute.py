@@ -106,7 +106,7 @@ def _discard_stale_work(store: Store, folder: RunFolder, spec: dict[str, Any]) -
     parents = [store.run(name) for name in spec.get("parents", {}).values()]
     try:
         now = {parent.name: _left(parent.result()) for parent in parents if parent.done()}
-    except UserError:  # reported when the weights are loaded
+    except (UserError, KeyError):  # reported when the weights are loaded
         return
     if not now:
         return

@@ -10,7 +10,7 @@ from torch import Tensor
 from mimbench.config.schema import EncoderConfig, from_spec
 from mimbench.errors import RunFailed
 from mimbench.models.encoder import make_encoder
-from mimbench.run.weights import keep_weights
+from mimbench.run.weights import keep_weights, recorded_sha256
 from mimbench.runtime import Runtime
 from mimbench.store.files import sha256_file
 from mimbench.store.results import RunFolder, Store
@@ -33,9 +33,8 @@ def finetuned_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
     parent = store.run(name)
     if not parent.done():
         raise RunFailed(f"the parent {name} has no result yet; run the grid again, it will be run first")
-    result = parent.result()
-    recorded = result.get("weights_sha256")  # not in results of versions before this kind of run
-    path = parent.work / f"lr-{result['values']['chosen']['lr']:g}" / "final.pt"
+    recorded = recorded_sha256(parent)  # not in results of versions before this kind of run
+    path = parent.work / f"lr-{parent.result()['values']['chosen']['lr']:g}" / "final.pt"
     if not path.exists() or sha256_file(path) != recorded:
         raise RunFailed(
             f"{path}: missing, or not the weights of result.json. Move {parent.path} away to recompute them"

@@ -15,6 +15,7 @@ from mimbench.data.views import normalize
 from mimbench.models.encoder import make_encoder
 from mimbench.parts import PatchGrid
 from mimbench.plan.terms import check_micro_batches
+from mimbench.pretrain.curve import FIGURES
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.health import health
 from mimbench.pretrain.step import load_encoder, make_pretraining
@@ -97,12 +98,11 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Run
     dataset = Keyed(images, seed, views, recipe["encoder"]["patch"], tokenizer_side(recipe))
     stream = training_stream(dataset, len(images), schedule, seed, runtime)
     fit(objective, stream, schedule, folder.work, seed, runtime, curve=curve)
-    last_loss = float(curve.read_text().strip().rsplit("\n", 1)[-1].split(",")[1]) if runtime.rank == 0 else 0.0
     held_out = found.load(data, "val", store.cache)
     seen = Keyed(held_out, seed, views, recipe["encoder"]["patch"], tokenizer_side(recipe))
     figures, flags = health(objective, held_out, lambda indices: seen.__getitems__([(0, i) for i in indices]), runtime)
     return {
-        "metrics": {"loss": last_loss}, "values": {"health": figures}, "parents": parents,
+        "metrics": {"loss": float(f"{objective.last_loss:{FIGURES}}")}, "values": {"health": figures}, "parents": parents,
         "flags": [*flags, *found.flags(("train",), store.cache)],
         "weights_sha256": keep_weights(folder, objective.kept().state_dict()) if runtime.rank == 0 else "",
     }, schedule.steps * schedule.batch  # fmt: skip

@@ -19,18 +19,36 @@ def parent_weights(store: Store, name: str) -> tuple[Path, dict[str, Any]]:
     path = parent.work / WEIGHTS
     if not parent.done() or not path.exists():
         raise RunFailed(f"the parent {name} has no weights yet; run the grid again, it will be run first")
-    recorded = parent.result()["weights_sha256"]
+    recorded = recorded_sha256(parent)
     if sha256_file(path) != recorded:
         raise UserError(f"{path}: sha256 mismatch with result.json. Move {parent.path} away to recompute it.")
     return path, {"run": name, "weights_sha256": recorded}
 
 
-def parent_choice(store: Store, name: str) -> dict[str, Any]:
-    """The hyper-parameters that a parent, an evaluation, chose."""
+def recorded_sha256(parent: RunFolder) -> str:
+    """Of the weights that a finished run left."""
+    recorded = parent.result().get("weights_sha256")
+    if not isinstance(recorded, str):
+        raise _lacks(parent, "weights_sha256")
+    return recorded
+
+
+def _lacks(parent: RunFolder, what: str) -> UserError:
+    return UserError(
+        f"{parent.path / 'result.json'}: has no {what}, as results of this version have. Move {parent.path} away to "
+        "recompute it."
+    )
+
+
+def parent_pooling(store: Store, name: str) -> str:
+    """The pooling that a parent, an evaluation, chose."""
     parent = store.run(name)
     if not parent.done():
         raise RunFailed(f"the parent {name} has no result yet; run the grid again, it will be run first")
-    return dict(parent.result()["values"]["chosen"])
+    chosen = parent.result().get("values", {}).get("chosen", {})
+    if "pooling" not in chosen:
+        raise _lacks(parent, "chosen pooling")
+    return str(chosen["pooling"])
 
 
 def encoder_config(store: Store, name: str) -> EncoderConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def read_record(path: Path) -> dict[str, Any]:
     if record.pop(DIGEST, None) != sha256(record):
         raise UserError(f"{path}: sha256 does not match its content: edited or damaged. Move it away.")
     return record
+
+
+def read_if_whole(path: Path) -> dict[str, Any] | None:
+    """The content of a record that can be made again; None where there is none, or a damaged one, which the log names."""
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except UserError:
+        print(f"{path}: damaged; made again", file=sys.stderr)
+        return None
 
 
 def read_grid(path: Path) -> dict[str, Any]:

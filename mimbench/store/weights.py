@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mimbench.errors import UserError
 from mimbench.store.files import write_atomically
@@ -36,3 +37,16 @@ def load_weights(path: Path, device: torch.device | str = "cpu", *, lazily: bool
         return torch.load(path, map_location=device, weights_only=True, mmap=lazily)
     except Exception as error:  # torch has many for a file that is none of its own
         raise UserError(f"{path}: not readable as weights ({error}). Move it away to recompute it.") from error
+
+
+def load_into(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Restore what this module saved to `path`; another one's, or an earlier version's, is told from it."""
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise not_of_this_version(path) from error
+
+
+def not_of_this_version(path: Path) -> UserError:
+    return UserError(f"{path}: not what this version saves for this run: other names or shapes of tensors. Move it away to "
+                     "train again, or go on with the version that wrote it.")  # fmt: skip

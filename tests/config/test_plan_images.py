@@ -172,3 +172,45 @@ def test_beits_ablation_as_published_is_planned_on_imagenet_and_ade20k_as_they_a
     }
     settings = plan.columns[1].settings
     assert (settings["head"], settings["steps"], settings["crop"]) == ("setr_pup", 160_000, 512)
+
+
+@pytest.fixture
+def masks(photos, tmp_path):
+    for split, count in (("training", 40), ("validation", 3)):
+        for kind, shape in (("images", (8, 8, 3)), ("annotations", (8, 8))):
+            (tmp_path / "photos" / kind / split).mkdir(parents=True)
+            for index in range(count):
+                image = Image.fromarray(np.zeros(shape, np.uint8))
+                image.save(tmp_path / "photos" / kind / split / f"{index}.png")
+    (tmp_path / "photos" / "classes.json").write_text('["road", "sky"]')
+    return tmp_path / "photos"
+
+
+def weights(plan):
+    """Of the first class, by protocol."""
+    return {c.name: c.settings["first_class_weight"] for c in plan.columns if "first_class_weight" in c.settings}
+
+
+def test_the_weight_of_the_first_class_belongs_to_the_built_in_data(masks, ablations, tmp_path):
+    both = ("segmentation", "segmentation_linear")
+    plan = lambda scale, **more: weights(make_plan(load_grid(ablations, seeds=1, scale=scale, **more)))
+    assert plan("tiny") == dict.fromkeys(both, 0.3)
+    assert plan("tiny", data="photos") == dict.fromkeys(both, 1.0)
+    stated = "protocols.segmentation.first_class_weight=0.5"
+    assert plan("tiny", data="photos", sets=(stated,)) == {"segmentation": 0.5, "segmentation_linear": 1.0}
+    path = tmp_path / "own.yaml"
+    scale = {
+        "base": "tiny",
+        "evaluation": {"segmentation_data": "photos", "segmentation": {"labeled": 30, "val": 2, "test": 3}},
+    }
+    path.write_text(yaml.safe_dump(scale))
+    assert plan(str(path)) == dict.fromkeys(both, 1.0)
+    path.write_text(yaml.safe_dump({**scale, "protocols": {"segmentation": {"first_class_weight": 0.2}}}))
+    assert plan(str(path)) == {"segmentation": 0.2, "segmentation_linear": 1.0}
+
+
+def test_of_one_training_image_with_a_mask_none_is_left_to_train_and_the_plan_says_so(masks, ablations):
+    for path in (masks / "images" / "training").glob("[1-9]*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"photos/labeled: no images \(labeled 0, val 1, test 3\)"):
+        make_plan(load_grid(ablations, seeds=1, scale="tiny", data="photos"))

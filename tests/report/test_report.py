@@ -22,7 +22,7 @@ from mimbench.report.build import build_report
 from mimbench.report.choices import chosen_text
 from mimbench.report.colors import STYLE
 from mimbench.report.costs import ALL_ROWS, costs
-from mimbench.report.curves import epochs, learning_rates, probe_layers, read_curve, thinned
+from mimbench.report.curves import damaged_curves, epochs, learning_rates, probe_layers, read_curve, thinned
 from mimbench.report.figures import draw
 from mimbench.report.markdown import markdown
 from mimbench.report.notices import machine_notices, result_notices, run_notices
@@ -291,6 +291,28 @@ def test_a_curve_with_an_incomplete_last_line_is_read_and_thinned(tmp_path):
     thin = thinned(read_curve(path))
     assert len(thin) <= 200
     assert thin.iloc[0].to_list() == pytest.approx([2.5, 0.25])
+
+
+@pytest.mark.parametrize("content", [b"", bytes(50), b"no curve\n", b"\xff\xfe\n\xff", b"step,loss,lr\n5,x,1\n"])
+def test_a_damaged_curve_is_named_and_the_others_are_shown(tmp_path, content):
+    store = synthetic.demo(tmp_path / "results")
+    run = planned(store, "pretrain", "beit", 0)
+    (run.path / "curve.csv").write_bytes(content)
+    folder, _ = build_report(store, "demo", "tiny")
+    assert f"{run.name}: curve.csv is damaged: 0 of 1 lines" in (folder / "index.html").read_text()
+    assert (folder / "pretraining.png").exists()
+    curves = (published_copy(store, "demo", "tiny", tmp_path / "copy") / "curves.csv").read_text()
+    assert run.name not in curves
+    assert planned(store, "pretrain", "beit", 1).name in curves
+
+
+def test_of_a_curve_with_a_damaged_line_the_others_are_shown(tmp_path):
+    store = synthetic.demo(tmp_path / "results")
+    path = planned(store, "pretrain", "beit", 0).path / "curve.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n5,", b"\n\xff,"))
+    assert len(read_curve(path)) == 399
+    (notice,) = damaged_curves(analyze(store, "demo", "tiny").grid)
+    assert "399 of 400 lines can be read" in notice
 
 
 def test_the_copy_to_commit_is_small_and_complete_and_its_runs_do_not_count_as_done(reported, tmp_path):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image, ImageOps
 from mimbench.config.schema import DataConfig
 from mimbench.data import decoding, scan
 from mimbench.data.decoding import Picture
+from mimbench.data.packing import pack
 from mimbench.data.sources import source
 from mimbench.data.sources.places import DATA_ROOT
 from mimbench.errors import UserError
@@ -150,6 +154,57 @@ def test_a_name_that_is_not_utf_8_and_a_dangling_link_are_sentences(pets):
         source("pets").facts(DataConfig())
 
 
+def test_results_on_images_of_one_class_say_so(pets, tmp_path):
+    data, splits = source("pets"), ("train", "labeled", "val", "test")
+    assert data.flags(splits, tmp_path / "before") == []
+    for path in (pets / "val" / "dog").iterdir():
+        path.write_bytes(b"torn")
+    *_, said = source("pets").flags(splits, tmp_path / "torn")
+    assert said == "test shows one class, cat: accuracy on it says nothing"
+    for path in (pets / "train" / "dog").iterdir():
+        path.write_bytes(b"torn")
+    found = [flag.partition(",")[0] for flag in source("pets").flags(splits, tmp_path / "more") if "one class" in flag]
+    assert found == ["labeled shows one class", "val shows one class", "test shows one class"]
+
+
+def test_a_data_set_of_one_class_says_so_and_serves_no_protocol_that_reads_labels(pets):
+    for split in ("train", "val"):
+        shutil.rmtree(pets / split / "dog")
+    (said,) = source("pets").warnings()
+    assert "pets: one class, cat: these images can pre-train" in said
+    with pytest.raises(UserError, match="one class; a protocol that reads labels needs at least two"):
+        source("pets").check_labels("evaluation")
+
+
+def test_an_image_of_50_000_pixels_a_side_is_left_out_by_its_header(pets, tmp_path):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(10)))
+    (pets / "train" / "cat" / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    (flag,) = source("pets").flags(("train",), tmp_path / "cache")
+    assert flag == "1 unreadable of 61 images left out of train: train/cat/huge.png"
+
+
+@pytest.mark.parametrize("file", ["pack.json", "train-index.npy", "train-labels.npy", "train-00000.bin"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_truncated_file_of_a_packed_data_set_is_named_in_one_sentence(pets, tmp_path, file, kept):
+    path = pack(source("pets"), 8, tmp_path / "packed") / file
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=r"packed.*(Pack the data set again|not readable as the description)"):
+        source("packed").load(DataConfig(size=8), "train", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("key", ["name", "bytes", "sha256"])
+def test_a_damaged_description_of_a_packed_data_set_is_named_in_one_sentence(pets, tmp_path, key):
+    path = pack(source("pets"), 8, tmp_path / "packed") / "pack.json"
+    path.write_text(path.read_text().replace(f'"{key}"', '"other"'))
+    with pytest.raises(UserError, match=r"pack\.json: not readable as the description of a packed data set"):
+        source("packed").counts()
+
+
 @pytest.fixture
 def scenes(tmp_path, monkeypatch):
     for split, count in (("training", 24), ("validation", 3)):
@@ -218,6 +273,22 @@ def test_a_mask_that_does_not_fit_the_classes_is_named_before_any_compute(scenes
         mask.save(scenes / "annotations" / "training" / name)
     with pytest.raises(UserError, match=rf"annotations/training/02\.png: {said}.* And 1 more"):
         source("scenes").segmentation_root(DataConfig(), {}, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("highest", "flags"), [(31, 1), (75, 1), (76, 0), (150, 0)])
+def test_a_folder_that_is_ade20k_by_its_name_alone_is_flagged_where_labels_stay_far_below(
+    scenes, tmp_path, highest, flags
+):
+    (scenes / "classes.json").unlink()
+    for path in (scenes / "annotations").rglob("*.png"):
+        Image.new("L", (8, 8), 31).save(path)
+    Image.new("L", (8, 8), highest).save(scenes / "annotations" / "training" / "02.png")
+    scenes.rename(tmp_path / "ade20k")
+    found = source("ade20k").segmentation_flags(tmp_path / "cache")
+    assert len(found) == flags
+    assert all("scored by ADE20K's 150 classes for its name: write classes.json" in flag for flag in found)
+    (tmp_path / "ade20k" / "objectInfo150.txt").touch()
+    assert source("ade20k").segmentation_flags(tmp_path / "cache") == []
 
 
 def test_255_is_no_label_beyond_the_classes(scenes, tmp_path):

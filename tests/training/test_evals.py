@@ -340,6 +340,21 @@ def test_a_learning_rate_that_diverges_scores_worst_and_the_others_count(under_t
         )  # fmt: skip
 
 
+def test_a_learning_rate_at_which_segmentation_diverges_scores_worst_and_the_others_count(under_test):
+    chosen = settings("segmentation", learning_rates=[0.003, 1e30], clip=None, epochs=2)
+    measured = segmentation.evaluate(under_test, chosen, Runtime())
+    assert measured["values"]["by_lr"]["1e+30"]["val"] == WORST
+    assert measured["values"]["chosen"]["lr"] == 0.003
+    assert "diverged at learning rate 1e+30" in measured["flags"]
+
+
+@pytest.mark.parametrize("protocol", ["segmentation", "segmentation_linear", "segmentation_knn"])
+def test_one_training_image_with_a_mask_is_enough_to_run(under_test, scenes, protocol):
+    under_test = replace(under_test, segmentation_data="scenes", counts={"labeled": 1, "val": 3, "test": None})
+    module = importlib.import_module(f"mimbench.evals.{protocol}")
+    assert 0 <= module.evaluate(under_test, settings(protocol), Runtime())["metrics"]["miou"] <= 100
+
+
 def test_a_probe_at_absurd_rates_is_flagged_as_diverged(under_test):
     measured = linear_probe.evaluate(under_test, settings("linear_probe", learning_rates=[0.01, 1e6, 1e30]), Runtime())
     assert measured["values"]["chosen"]["lr"] == 0.01

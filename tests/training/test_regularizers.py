@@ -151,7 +151,7 @@ def test_the_moving_average_is_the_formula_and_is_what_is_tested(under_test):  #
         for parameter in [p for p in model.parameters() if p.requires_grad]:
             parameter.add_(1.0)
     model.after_step(1, 1)
-    for name, value in model.tested.state_dict().items():
+    for name, value in model.tested.named_parameters():
         assert torch.allclose(value, start[name] + 0.1, atol=1e-6)
     assert model.tested is not model
 

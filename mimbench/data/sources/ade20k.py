@@ -55,7 +55,19 @@ class ADE20K(Source):
 
     def segmentation_flags(self, cache: Path) -> list[str]:
         lost = [str(path.relative_to(self._masks_root)) for path in sorted(self.segmentation_left_out(cache))]
-        return [f"{len(lost)} images left out, unreadable or with an unreadable mask: {some(lost)}"] if lost else []
+        left_out = f"{len(lost)} images left out, unreadable or with an unreadable mask: {some(lost)}"
+        return [*([left_out] if lost else []), *self._flags_of_classes(cache)]
+
+    def _flags_of_classes(self, cache: Path) -> list[str]:
+        """A folder that is ADE20K by its name alone, with masks of far fewer classes."""
+        root, few = self._masks_root, ADE_CLASSES // 2
+        if (root / OFFICIAL_FILE).is_file() or read_classes(root) is not None:
+            return []
+        check = partial(mask_fault, classes=few)
+        if faults(root, self.readable_masks(cache), cache, f"beyond-{few}", check):
+            return []
+        return [f"no label above {few} occurs in {root.name}, which is scored by ADE20K's {ADE_CLASSES} classes for its name: "
+                "write classes.json if these are others"]  # fmt: skip
 
     def rescan_masks(self, cache: Path) -> None:
         unreadable_files(self._masks_root, [path for pair in self._pairs for path in pair], cache, again=True)

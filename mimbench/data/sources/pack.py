@@ -60,7 +60,7 @@ class Pack(Listed):
         return [*super().warnings(), *(f"{self.name}: {sentence}" for sentence in self._lost_at_packing())]
 
     def flags(self, splits: Sequence[str], cache: Path) -> list[str]:
-        return self._lost_at_packing()
+        return [*self._lost_at_packing(), *self.of_one_class(splits, cache)]
 
     def _lost_at_packing(self) -> list[str]:
         lost = sorted(self.description["unreadable"])
@@ -98,7 +98,7 @@ def _part(root: Path, part: dict[str, Any]) -> Part:
             raise UserError(f"{path}: missing or not {file['bytes']} bytes long. Pack the data set again.")
     try:
         index, labels = (np.load(root / file["name"]) for file in part["tables"])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{root}: a table of its images is not readable ({error}). Pack the data set again.") from error
     return Part(Packed(tuple(root / file["name"] for file in part["shards"]), index), labels)
 
@@ -109,6 +109,8 @@ def _described(path: Path) -> dict[str, Any]:
         if found["format"] != FORMAT:
             raise UserError(f"{path}: format {found['format']}; this version reads {FORMAT}. Pack the data set again.")
         found["parts"]["train"], found["classes"], found["unreadable"]  # all must be there
+        for part in found["parts"].values():
+            part["tables"], [(file["name"], file["bytes"], file["sha256"]) for file in part["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise

@@ -93,6 +93,9 @@ class Listed(Source):
         """Classes that are trained and never tested, and a test split that is too small to tell much."""
         if not self.content.classes:
             return []
+        if len(self.content.classes) == 1:
+            return [f"{self.name}: one class, {self.content.classes[0]}: these images can pre-train; protocols that read labels "
+                    "need at least two."]  # fmt: skip
         part, index = self._split("test")
         tested, found = set(part.labels[index].tolist()), []
         missing = [name for label, name in enumerate(self.content.classes) if label not in tested]
@@ -125,6 +128,18 @@ class Listed(Source):
         for split in splits:
             if names := self._names(split, self.unreadable(cache)):
                 flags.append(f"{len(names)} unreadable of {counts[split]} images left out of {split}: {some(names)}")
+        return [*flags, *self.of_one_class(splits, cache)]
+
+    def of_one_class(self, splits: Sequence[str], cache: Path) -> list[str]:
+        """On such images every constant answer is right."""
+        flags = []
+        for split in splits if self.content.classes else ():
+            part, index = self._split(split)
+            shown = set(part.labels[index[~np.isin(index, self._lost(part, index, self.unreadable(cache)))]].tolist())
+            if split != "train" and len(shown) == 1:
+                flags.append(
+                    f"{split} shows one class, {self.content.classes[shown.pop()]}: accuracy on it says nothing"
+                )
         return flags
 
     def _split(self, split: str) -> tuple[Part, np.ndarray]:
