@@ -11,6 +11,7 @@ from mimbench.plan.estimate import flops_of
 from mimbench.plan.graph import Plan, Planned, encoder_of
 from mimbench.store.files import canonical
 
+TOLERANCE = 0.05  # of a budget: seeds, and other ways to count, differ by less
 TRAINED = ("tokenizer", "pretrain")  # the kinds of run whose FLOPs are counted on their objective
 
 
@@ -41,6 +42,20 @@ def training_of(plan: Plan, row: str) -> Training | None:
     own = flops_of(behind.pop(last), plan) if plan.runs[last].kind == "pretrain" else 0.0
     foreign = any(_is_foreign(run) for run in (*behind.values(), plan.runs[last]))
     return Training(own, sum(flops_of(run, plan) for run in behind.values()), foreign)
+
+
+def beyond_budget(plan: Plan) -> list[str]:
+    """The rows that do not train for the FLOPs of the budget's row: the steps in the grid file are of other settings."""
+    grid = plan.grid
+    whole = None if grid.budget_row is None else training_of(plan, grid.budget_row)
+    found = []
+    for row in grid.rows if whole is not None else ():
+        training = training_of(plan, row.name) if row.budgeted else None
+        if training is not None and whole is not None and plan.flops:
+            step = training.own / row.recipe.schedule.steps
+            if abs(training.total - whole.total) > max(TOLERANCE * whole.total, step):
+                found.append(f"{row.label} ({training.total / whole.total:.2g} x)")
+    return found
 
 
 def schedule_of(run: Planned) -> dict[str, Any]:

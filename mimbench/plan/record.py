@@ -9,7 +9,7 @@ from typing import Any
 
 from mimbench import registry
 from mimbench.config.schema import ONLY, Nested, Row, as_spec
-from mimbench.plan.compute import training_of
+from mimbench.plan.compute import beyond_budget, training_of
 from mimbench.plan.graph import Plan, Planned
 from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads, remove_leftovers
@@ -78,6 +78,8 @@ def record(plan: Plan) -> dict[str, Any]:
     if grid.budget_row is not None:
         label = next(row.label for row in grid.rows if row.name == grid.budget_row)
         equal = f"Equal compute: a row trains, with all that is trained for it, for as many FLOPs as {label}."
+        if others := beyond_budget(plan):
+            equal = f"**Not at equal compute**, against {label}: {', '.join(others)}. `mimbench budget` writes steps that fit."
         own = [row.label for row in grid.rows if row.recipe.pretrain and not row.budgeted]
         equal += f" Of a length of their own: {', '.join(own)}." if own else ""
     changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""

@@ -89,7 +89,9 @@ class Term(nn.Module):
     def count(self, masks: Masks | None, images: int) -> int:
         """What the sum of the values is divided by: positions or images of the whole global batch."""
         by_position = self.level == "patch" and masks is not None and not self.by_image
-        return max(1, masks.total) if by_position and masks is not None else images  # a masker may leave all images whole
+        return (
+            max(1, masks.total) if by_position and masks is not None else images
+        )  # a masker may leave all images whole
 
 
 def tokenizer_side(recipe: dict[str, Any]) -> int | None:

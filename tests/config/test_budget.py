@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from commands import mimbench
@@ -11,6 +13,7 @@ from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.plan.compute import training_of
 from mimbench.plan.graph import make_plan
+from mimbench.plan.record import record
 from mimbench.run.flops import add_flops
 from mimbench.store.results import Store
 
@@ -51,6 +54,19 @@ def trainings(path, tmp_path):
     plan = make_plan(load_grid(str(path)))
     add_flops(plan, Store(tmp_path))
     return {row: training_of(plan, row) for row in plan.rows}
+
+
+def test_a_table_says_which_rows_are_beyond_the_budget(budgeted, tmp_path):
+    path = budgeted()
+
+    def note(*sets):
+        plan = make_plan(load_grid(str(path), sets=sets))
+        add_flops(plan, Store(tmp_path))
+        return record(plan)["note"]
+
+    assert "Equal compute: a row trains" in note()
+    assert "Equal compute: a row trains" in note("schedule.lr=1e-3")
+    assert re.search(r"Not at equal compute\*\*, against beit: mae \(0\.\d+ x\)", note("schedule.steps=1000"))
 
 
 def test_every_row_trains_for_the_same_flops_with_all_that_is_trained_for_it(budgeted, tmp_path):

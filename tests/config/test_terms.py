@@ -15,6 +15,7 @@ from mimbench.kinds import forward_flops
 from mimbench.plan.graph import make_plan
 from mimbench.plan.pairing import edges
 from mimbench.plan.record import describe
+from mimbench.plan.terms import check_terms
 from mimbench.pretrain.flops import flops_per_image
 
 GLOBAL = {"global": {"count": 2, "masked": False}}
@@ -413,6 +414,19 @@ def test_every_recipe_fits_together_beside_the_teacher_that_it_names(tmp_path, r
         plan = make_plan(load_grid(written(tmp_path, rows=rows), scale=scale))
         named = [edge for edge in edges(plan.grid.by_name["mine"].recipe).values()]
         assert set(named) <= {"dino"}
+
+
+@pytest.mark.parametrize("scale", ["photos", "small", "paper"])
+def test_every_recipe_fits_together_at_the_scales_of_images_that_are_not_here(tmp_path, scale):
+    recipes = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*.yaml"))
+    names = [
+        name for name in recipes if name != "igpt_palette" or scale == "photos"
+    ]  # of images as small as its tokens
+    grid = load_grid(written(tmp_path, rows=[row(name, base=name) for name in names]), scale=scale)
+    for made in grid.rows:
+        teacher = made.recipe.encoder if made.recipe.teacher is None or made.recipe.teacher.row is None else None
+        dino = next(other.recipe.encoder for other in grid.rows if other.name == "dino")
+        check_terms(made.recipe, teacher or dino, lambda: 10, made.name)
 
 
 def test_a_row_without_pretraining_needs_no_teacher_row(tmp_path):
