@@ -25,15 +25,7 @@ from mimbench.config.ranges import (
 )
 from mimbench.config.search import Search
 from mimbench.config.swin import check_swin
-from mimbench.config.terms import (
-    LINKS,
-    TERM_PARTS,
-    OtherEncoder,
-    TeacherConfig,
-    TermConfig,
-    ViewConfig,
-    without_links,
-)
+from mimbench.config.terms import LINKS, TERM_PARTS, OtherEncoder, TeacherConfig, TermConfig, ViewConfig, without_links
 from mimbench.errors import UserError, check_known
 
 NAME = Annotated[

@@ -234,7 +234,7 @@ def test_whatever_befalls_the_cluster_the_table_is_that_of_one_machine(cluster, 
         assert process.returncode == 0, errors
     until(trained)
     os.kill(int(Path(cluster["CLUSTER_DIR"], "run", "slurmctld.pid").read_text()), signal.SIGKILL)
-    time.sleep(35)
+    time.sleep(20)
     assert mimbench("status", "--results", results).returncode == 0  # says that the queue does not answer
     cluster_script(cluster, "controller")
     until(lambda: slurm("squeue").returncode == 0, 60)

@@ -18,6 +18,7 @@ from mimbench.runtime import Runtime
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/recipes").glob("*.yaml"))
 READ_ELSEWHERE = {
+    "beit2",
     "beit_aggregated",
     "byol",
     "cae",
