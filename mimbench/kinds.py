@@ -99,6 +99,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind("checkpoint", 1, "mimbench.run.checkpoint:import_weights", lambda spec: 0.0, lambda spec: None, _encoder_floats,
              leaves_weights=True, ranks="one"),
+        # its layers are its own affair: its FLOPs are counted (run/flops.py), and where nobody counts, left out
         Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", lambda spec: 0.0,
              lambda spec: spec["training"]["batch"], lambda spec: 2e5, leaves_weights=True),  # as many as the dVAE at tiny
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,

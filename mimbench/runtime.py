@@ -130,8 +130,11 @@ def gpu_memory() -> int | None:
 
 
 def log_to(path: Path) -> None:
-    """Redirect everything this process prints to the run's own log, appended across attempts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Redirect everything this process prints to the run's own log, appended across attempts.
+
+    A run folder that was moved away is not made again.
+    """
+    path.parent.mkdir(exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     with path.open("a") as log:

@@ -112,7 +112,7 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool =
     recipes = [run.spec["recipe"] for run in plan.runs.values() if run.kind == "pretrain"]
     check_micro_batches(recipes, options.micro_batch or (profile.of("pretrain").micro_batch if profile else None))
     if not options.dry_run:
-        store.check_writable()
+        store.check_writable()  # and make the folder: counts of FLOPs are kept in it
     add_flops(plan, store)
     if options.dry_run:
         code = _print_plan(plan, store)

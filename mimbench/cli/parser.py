@@ -144,8 +144,8 @@ def _grid_options(parser: argparse.ArgumentParser) -> None:
 def _grid_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
-        help="a grid: a path, or a name that ships (ablations, ablations_longer, beit_paper, masking, methods, released, tokenizers, "
-        "variance)",
+        help="a grid: a path, or a name that ships (ablations, ablations_longer, beit_paper, masking, methods, released, targets, "
+        "tokenizers, variance)",
     )
 
 

@@ -53,7 +53,8 @@ def search_grid(options: argparse.Namespace, carry_out: CarryOut) -> int:
         tried = tries(grid, grid.search, values)
         plan = make_plan(tried, on_gpus=on_gpus)
         left = tuple(row for row in tried.chosen if not _diverged(plan, row, store))
-        code = carry_out(make_plan(replace(tried, chosen=left), on_gpus=on_gpus)) if left else EXIT_OK
+        some = plan if left == tried.chosen else make_plan(replace(tried, chosen=left), on_gpus=on_gpus)
+        code = carry_out(some) if left else EXIT_OK
         if options.dry_run:
             return code
         if unfinished := [row for row in left if not (_done(plan, row, store) or _diverged(plan, row, store))]:

@@ -14,7 +14,7 @@ from mimbench import registry
 from mimbench.config.axes import Axes, check_rows, tag
 from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.merge import Layers, find, put, read_yaml
+from mimbench.config.merge import Layers, find, for_other_masks, put, read_yaml
 from mimbench.config.ranges import FILLED, Count, Range, Whole, between
 from mimbench.config.rates import searched_path, with_rates
 from mimbench.config.schema import (
@@ -145,7 +145,9 @@ class _Scale:
         evaluation = replace(before, data=replace(before.data, name=data), segmentation_data=None)
         layer = copy.deepcopy(self.layer)
         put(layer, "data.name", data, str(self.path), RECIPE_KEYS)
-        return _Scale(self.path, replace(self.file, note_on_data="", evaluation=evaluation), layer, data_name(data))
+        protocols = for_other_masks(self.file.protocols, {})
+        file = replace(self.file, note_on_data="", evaluation=evaluation, protocols=protocols)
+        return _Scale(self.path, file, layer, data_name(data))
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,10 @@ def _read_scale(path: Path) -> _Scale:
     merged.add(raw, own := f"{path}: ")
     if "note_on_data" not in raw and own in map(merged.sources.get, ("data.name", "evaluation.data.name")):
         merged.value.pop("note_on_data", None)
-    return _Scale(path, *_split(merged.value, ScaleFile, f"{path}:"))
+    whole, layer = _split(merged.value, ScaleFile, f"{path}:")
+    if own in map(merged.sources.get, ("evaluation.data.name", "evaluation.segmentation_data")):
+        whole = replace(whole, protocols=for_other_masks(whole.protocols, file.protocols))
+    return _Scale(path, whole, layer)
 
 
 def _seeds(written: Any, place: str) -> tuple[int, ...]:

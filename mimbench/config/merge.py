@@ -121,6 +121,14 @@ def find(name: str, folder: str = "", beside: Path | None = None, *, from_shell:
     raise unknown(str(beside or "configs"), f"config in configs/{folder}" if folder else "config", name, shipped)
 
 
+def for_other_masks(
+    protocols: dict[str, dict[str, Any]], stated: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """A scale's settings without the weight of the first class, the ground of its own images, unless `stated` for these."""
+    kept = lambda name, key: key != "first_class_weight" or key in stated.get(name, {})
+    return {name: {k: v for k, v in of_one.items() if kept(name, k)} for name, of_one in protocols.items()}
+
+
 def put(target: dict[str, Any], dotted: str, value: Any, place: str, allowed: Iterable[str]) -> None:
     """Set `a.b.c` in nested mappings; `a` is one of the allowed keys."""
     *parents, last = dotted.split(".")

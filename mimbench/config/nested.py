@@ -28,7 +28,7 @@ class Nested:
     def check_seeds(self, seeds: tuple[int, ...], place: str) -> None:
         """A replicate with some of its runs would count like a whole one."""
         size = self.pretraining * self.evaluation
-        groups = {seed // size * size for seed in seeds}
+        groups = {self.first(seed) for seed in seeds}
         if len(seeds) != size * len(groups):
             first = min(group for group in groups if not set(range(group, group + size)) <= set(seeds))
             raise UserError(

@@ -57,10 +57,9 @@ class TeacherConfig(Checked):
             raise UserError(
                 f"{place}: name one of row and weights, not both (row '{self.row}', weights '{self.weights}')."
             )
-        if self.weights is not None and self.keep == "teacher":
-            raise UserError(f"{place}.keep: must be student: the teacher '{self.weights}' is not trained here.")
-        if self.row is not None and self.keep == "teacher":
-            raise UserError(f"{place}.keep: must be student: the teacher of row '{self.row}' is not trained here.")
+        frozen = f"of row '{self.row}'" if self.weights is None else f"'{self.weights}'"
+        if (self.row or self.weights) is not None and self.keep == "teacher":
+            raise UserError(f"{place}.keep: must be student: the teacher {frozen} is not trained here.")
 
 
 @dataclass(frozen=True)

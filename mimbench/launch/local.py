@@ -64,7 +64,7 @@ class _Child:
         return pid is not None and self.process_start is not None and process_start(pid) == self.process_start
 
     def send(self, number: signal.Signals) -> None:
-        if self.process.pid is not None and self._lives():
+        if self.process.pid is not None and self.exitcode() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 

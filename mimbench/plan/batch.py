@@ -17,5 +17,5 @@ def check_batch(recipe: Recipe, parts: dict[str, Any], title: dict[str, str], wi
         raise UserError(f"{place}: {title[whole[0]]} compares the images of a batch, and schedule.batch is {batch}.")
     balanced = "tokenizer" in whole and parts["tokenizer"].target == "distribution"
     if balanced and width > batch * patches:
-        raise UserError(f"{place}: {title['tokenizer']} gives {width} prototypes equal shares of a step's patches, and there are "
-                        f"{batch * patches} ({batch} images of {patches}): at most as many prototypes.")  # fmt: skip
+        raise UserError(f"{place}: {title['tokenizer']} balances {width} prototypes over the batch, and a step has "
+                        f"{batch * patches} patches ({batch} images of {patches}): at most as many prototypes.")  # fmt: skip

@@ -46,15 +46,18 @@ def training_of(plan: Plan, row: str) -> Training | None:
 
 def beyond_budget(plan: Plan) -> list[str]:
     """The rows that do not train for the FLOPs of the budget's row: the steps in the grid file are of other settings."""
-    grid = plan.grid
-    whole = None if grid.budget_row is None else training_of(plan, grid.budget_row)
+    budget_row = plan.grid.budget_row
+    whole = training_of(plan, budget_row) if budget_row is not None and plan.flops else None
+    if whole is None:
+        return []
     found = []
-    for row in grid.rows if whole is not None else ():
+    for row in plan.grid.rows:
         training = training_of(plan, row.name) if row.budgeted else None
-        if training is not None and whole is not None and plan.flops:
-            step = training.own / row.recipe.schedule.steps
-            if abs(training.total - whole.total) > max(TOLERANCE * whole.total, step):
-                found.append(f"{row.label} ({training.total / whole.total:.2g} x)")
+        if training is None:
+            continue
+        step = training.own / row.recipe.schedule.steps  # no budget is met more closely
+        if abs(training.total - whole.total) > max(TOLERANCE * whole.total, step):
+            found.append(f"{row.label} ({training.total / whole.total:.2g} x)")
     return found
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mimbench.config.merge import read_yaml
 from mimbench.config.schema import Counts, Grid
 from mimbench.data.sources import Sources
 from mimbench.data.sources.base import Source
 from mimbench.errors import UserError
 from mimbench.kinds import KINDS
 
-WEIGHT = "first_class_weight"  # a setting of protocols: of the built-in data the first class is the ground
-
 
 def fitting(grid: Grid, sources: Sources) -> tuple[Grid, list[str]]:
     """The grid without protocols that its data cannot serve, and what to say of its data sets."""
     if grid.data is not None:
         grid = _with_what_there_is(grid, sources(grid.data))
-    grid = _weighted_for_its_masks(grid, sources)
     evaluation = grid.evaluation
     names = {evaluation.data.name, *(row.recipe.data.name for row in grid.rows if row.recipe.pretrain)}
     notes = [sentence for name in sorted(names) for sentence in sources(name).warnings()]
@@ -53,18 +48,6 @@ def _with_what_there_is(grid: Grid, images: Source) -> Grid:
         data = replace(row.recipe.data, images=least(row.recipe.data.images, counts["train"]))
         rows.append(replace(row, recipe=replace(row.recipe, data=data)))
     return replace(grid, evaluation=evaluation, rows=tuple(rows))
-
-
-def _weighted_for_its_masks(grid: Grid, sources: Sources) -> Grid:
-    """Without a weight of the first class that the scale, or its base, states for masks of another data set."""
-    masks = grid.evaluation.segmentation_data or grid.evaluation.data.name
-    if sources(masks).place() is None:  # built in
-        return grid
-    stated = {} if grid.data is not None else read_yaml(Path(grid.scale_file)).get("protocols", {})
-    return replace(grid, scale_settings={
-        name: {key: value for key, value in of_scale.items() if key != WEIGHT or key in stated.get(name, {})}
-        for name, of_scale in grid.scale_settings.items()
-    })  # fmt: skip
 
 
 def available(grid: Grid, evaluations: Iterable[str], sources: Sources) -> dict[str, dict[str, int]]:

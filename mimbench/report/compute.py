@@ -10,14 +10,12 @@ HEADING = "FLOPs"
 
 def flops_column(grid: Grid) -> list[str] | None:
     """The text of each row; None where nothing was counted."""
-    if all(row.flops is None for row in grid.rows):
-        return None
-    return [_text(row, grid) for row in grid.rows]
+    return [_text(row, grid) for row in grid.rows] if _were_counted(grid) else None
 
 
 def flops_note(grid: Grid) -> list[str]:
     """What the column holds."""
-    if flops_column(grid) is None:
+    if not _were_counted(grid):
         return []
     unit = _unit(grid)
     external = any(row.flops and row.flops["external"] for row in grid.rows)
@@ -27,6 +25,10 @@ def flops_note(grid: Grid) -> list[str]:
         + (f" In brackets: relative to {unit.label}." if unit else "")
         + (" + external: it also builds on weights from elsewhere, whose FLOPs are not known." if external else "")
     ]
+
+
+def _were_counted(grid: Grid) -> bool:
+    return any(row.flops is not None for row in grid.rows)
 
 
 def _unit(grid: Grid) -> Row | None:

@@ -101,7 +101,7 @@ class RunFolder:
         if self.done():
             return "done"
         with contextlib.suppress(FileNotFoundError):
-            check_readable(self.path)
+            _check_readable(self.path)
         if self.is_held():
             return "running"
         if self.failed():
@@ -188,7 +188,7 @@ def _there(path: Path) -> bool:
         return False
 
 
-def check_readable(folder: Path) -> None:
+def _check_readable(folder: Path) -> None:
     try:
         os.listdir(folder)
     except FileNotFoundError:

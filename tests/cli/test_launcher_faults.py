@@ -63,12 +63,13 @@ def test_runs_go_on_when_their_fork_server_is_killed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_ends_within_seconds_of_its_launcher_and_goes_on_later(tmp_path, monkeypatch):
     monkeypatch.setenv("SECONDS_PER_STEP", "0.2")
-    process = run(tmp_path, *SLOW)
+    process = run(tmp_path, *SLOW, "--set", "schedule.steps=200")
     owner = wait_for(lambda: training(tmp_path))
+    folder = next(f for f in Store(tmp_path).all_runs() if f.kind == "pretrain")
+    wait_for((folder.work / "progress.json").exists)  # the images are rendered, and it has made a step
     process.kill()
     process.communicate()
     wait_for(lambda: process_start(owner["pid"]) != owner["start"], seconds=10)
-    folder = next(f for f in Store(tmp_path).all_runs() if f.kind == "pretrain")
     assert folder.state() == "stopped"
     assert (folder.work / "checkpoint.pt").exists()
 

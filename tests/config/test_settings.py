@@ -9,7 +9,6 @@ from grids import written
 
 from mimbench import protocols
 from mimbench.config.grid import load_grid
-from mimbench.config.merge import read_yaml
 from mimbench.errors import UserError
 from mimbench.plan.graph import make_plan
 
@@ -114,7 +113,7 @@ def test_a_protocol_setting_takes_its_defaults_type(tmp_path):
 
 def test_the_shipped_settings_are_in_their_ranges():
     for scale in sorted((ROOT / "configs" / "scales").glob("*.yaml")):
-        for name, stated in read_yaml(scale).get("protocols", {}).items():
+        for name, stated in load_grid("ablations", scale=scale.stem).scale_settings.items():
             settings = protocols.load(name, stated, "test").settings
             assert settings == {key: protocols.checked(name, key, value, key) for key, value in settings.items()}
 

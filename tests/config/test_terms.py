@@ -158,10 +158,10 @@ REFUSED = {
         ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
     "more clusters than a step has patches": (
         [row(base="capi", tokenizer={"clusters": 2049})],
-        ["tokenizer 'clusters' gives 2049 prototypes equal shares", "there are 2048 (32 images of 64)"]),
+        ["tokenizer 'clusters' balances 2049 prototypes", "a step has 2048 patches (32 images of 64)"]),
     "more balanced prototypes than a step has patches": (
         [row(base="dinov2", tokenizer={"prototypes": 4096})],
-        ["terms.class: tokenizer 'self_distillation' gives 4096 prototypes equal shares"]),
+        ["terms.class: tokenizer 'self_distillation' balances 4096 prototypes"]),
     "contrast within one image": (
         [row(base="mocov3", schedule={"batch": 1})],
         ["terms.pair: loss 'info_nce' compares the images of a batch, and schedule.batch is 1"]),

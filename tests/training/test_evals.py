@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.special import log_softmax
 
 from mimbench import protocols
+from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
 from mimbench.config.schema import DataConfig, EncoderConfig
 from mimbench.data.segmentation import Seeded, open_split
@@ -60,7 +61,7 @@ def test_every_protocol_that_trains_tries_at_least_three_learning_rates():
     for scale in sorted((ROOT / "configs" / "scales").glob("*.yaml")):
         if scale.stem == "paper":  # it has the published ones, of segmentation one
             continue
-        stated = read_yaml(scale).get("protocols", {})
+        stated = load_grid("ablations", scale=scale.stem).scale_settings
         for name in {"finetune", "segmentation", "linear_probe"} & set(stated):
             assert len(protocols.load(name, stated[name], "test").settings["learning_rates"]) >= 3
 
