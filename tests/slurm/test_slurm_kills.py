@@ -34,6 +34,8 @@ def preempt(owner):
     slurm(*words, "--output=/dev/null", "--wrap=sleep 5")
 
 
+KILLS = 12  # twice in every way
+
 WAYS = {  # to end a job
     "signal": lambda owner: slurm("scancel", "--signal=USR2", owner["job"]),
     "terminate": lambda owner: slurm("scancel", "--signal=TERM", owner["job"]),
@@ -44,7 +46,7 @@ WAYS = {  # to end a job
 }
 
 
-def test_twenty_kills_at_random_moments_do_not_change_the_table(cluster, results, tmp_path, rendered, with_finetuning):
+def test_kills_at_random_moments_do_not_change_the_table(cluster, results, tmp_path, rendered, with_finetuning):
     seed = random.randrange(10**6)
     print(f"seed: {seed}")
     rng = random.Random(seed)
@@ -62,7 +64,7 @@ def test_twenty_kills_at_random_moments_do_not_change_the_table(cluster, results
         if set(found.values()) == {"done"}:
             break
         running = [r for r in _running(results) if found.get(r[0].name) == "running"]
-        for folder, owner in running if len(struck) < 20 else []:
+        for folder, owner in running if len(struck) < KILLS else []:
             attempt = (folder.name, len(folder.attempts()))
             way = list(WAYS)[len(struck) % len(WAYS)]
             time.sleep(rng.uniform(0, 2))
@@ -82,9 +84,9 @@ def test_twenty_kills_at_random_moments_do_not_change_the_table(cluster, results
     found = settle(results)
     assert set(found.values()) == {"done"}, mimbench("status", "--results", results).stdout
     print(struck)
-    assert len(struck) >= 20
+    assert len(struck) >= KILLS
     attempts = sum(len(f.attempts()) for f in Store(results).all_runs())
-    assert attempts - len(found) >= 10  # a signal in the last moment of a run changes nothing
+    assert attempts - len(found) >= KILLS // 2  # a signal in the last moment of a run changes nothing
     assert {way for way, _ in struck} == set(WAYS)
     assert tables(results) == tables(clean)
     for folder in (results / "runs").iterdir():  # no finished run was started again
