@@ -259,7 +259,7 @@ def retry_runs(options: argparse.Namespace) -> int:
         chosen = to_retry(states, failed_only=options.failed)
         if options.on is None and (sent := profile_of(chosen)):
             raise UserError(f"{name} was submitted: give --on slurm:{sent}, or --on local to run it on this machine.")
-        print(f"{name} at scale {scale}: {len(chosen)} runs to retry", file=sys.stderr)
+        print(for_terminal(f"{name} at scale {scale}: {len(chosen)} runs to retry"), file=sys.stderr)
         if not chosen:
             continue
         runs = from_folders((run.name for run in chosen), store)

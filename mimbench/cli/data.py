@@ -105,6 +105,7 @@ def _check_masks(found: Source, store: Store) -> Iterator[tuple[str, bool]]:
     found.rescan_masks(store.cache)
     flags = found.segmentation_flags(store.cache)
     yield from ((flag, False) for flag in flags)
+    yield from ((f"{name}: {why}", False) for name, why in sorted(found.size_faults(store.cache).items()))
     yield from mask_statistics(found.readable_masks(store.cache), found.class_count())
 
 

@@ -79,7 +79,7 @@ class Dispatch:
             reasons[reason].append(name)
         for reason, names in reasons.items():
             shown = names[0] + (", ..." if len(names) > 1 else "")
-            print(f"not submitted: {count(len(names), 'run')} ({shown}): {reason}", file=sys.stderr)
+            print(f"not submitted: {count(len(names), 'run')} ({shown}): {for_terminal(reason)}", file=sys.stderr)
         if not (sent.arrays or sent.queued or sent.elsewhere or sent.refused):
             print(f"All {len(runs)} runs are done; nothing to submit.", file=sys.stderr)
             return self.finish(Outcome())
@@ -154,7 +154,7 @@ def seed_reports(plan: Plan, store: Store) -> Callable[[], None]:
             folder, _ = build_report(store, plan.grid.name, plan.grid.scale)
             print(f"seed {min(ready)} is complete: {folder / 'index.html'}", file=sys.stderr)
         except Exception as error:  # a report must never end the training of the other seeds
-            print(f"seed {min(ready)} is complete; its report failed: {error}", file=sys.stderr)
+            print(f"seed {min(ready)} is complete; its report failed: {for_terminal(str(error))}", file=sys.stderr)
 
     return on_progress
 

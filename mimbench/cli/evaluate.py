@@ -20,6 +20,7 @@ from mimbench.config.grid import load_grid
 from mimbench.config.merge import packaged
 from mimbench.config.schema import Grid
 from mimbench.errors import UserError, check_known
+from mimbench.inert import for_terminal
 from mimbench.kinds import PROTOCOLS
 from mimbench.models.foreign import described
 from mimbench.models.released import FILES
@@ -67,7 +68,7 @@ def _examined(options: argparse.Namespace) -> tuple[Path, str]:
     found = examine(options.weights, recipe.stated, planned.evaluation.data.size, "evaluate")
     grid = {"name": f"evaluate-{file_name(label)}-{sha256_file(found.origin.path)[:DIGITS]}{own}", **grid}
     encoder = dataclasses.asdict(found.encoder)
-    print(f"{options.weights}: {described(found.loaded)}", file=sys.stderr)
+    print(for_terminal(f"{options.weights}: {described(found.loaded)}"), file=sys.stderr)
     print(f"encoder: {', '.join(f'{key} {value}' for key, value in encoder.items())}", file=sys.stderr)
     random = {"name": "random", "label": "random initialization", "pretrain": False, "encoder": encoder}
     scale_file = Path(planned.scale_file)

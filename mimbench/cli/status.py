@@ -18,8 +18,7 @@ from mimbench.kinds import in_order
 from mimbench.launch.logs import last_lines, log_files
 from mimbench.launch.state import STATES, RunState, runs_of
 from mimbench.report.format import count, duration
-from mimbench.store.files import read_json
-from mimbench.store.results import RunFolder, Store
+from mimbench.store.results import RunFolder, Store, read_elapsed
 
 LETTERS = {"running": "r", "queued": "q", "failed": "f", "blocked": "b", "stopped": "s"}
 MANY = 12  # lines per state; the rest is counted
@@ -123,8 +122,8 @@ def _seconds(folder: RunFolder) -> float:
     try:
         if cost := folder.cost():
             return float(cost["seconds"] * cost["world"])
-        return float(read_json(folder.work / "elapsed.json")["seconds"] * folder.last_attempt().get("world", 1))
-    except UserError:
+        return read_elapsed(folder.work) * folder.last_attempt().get("world", 1)
+    except (UserError, OSError):
         return 0.0
 
 

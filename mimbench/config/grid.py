@@ -15,7 +15,7 @@ from mimbench.config.axes import Axes, check_rows, tag
 from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, for_other_masks, put, read_yaml
-from mimbench.config.ranges import FILLED, Count, Range, Whole, between
+from mimbench.config.ranges import FILLED, ONE_LINE, Count, Range, Whole, between
 from mimbench.config.rates import searched_path, with_rates
 from mimbench.config.schema import (
     PART_KINDS,
@@ -31,6 +31,7 @@ from mimbench.config.schema import (
 from mimbench.config.search import Search
 from mimbench.config.sets import parse_sets
 from mimbench.errors import UserError, check_known
+from mimbench.inert import one_line
 from mimbench.store.files import data_name
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
@@ -93,8 +94,8 @@ class GridFile(Checked):
 class RowFile:
     """A row as written, beside its differences from the base."""
 
-    name: str
-    label: str | None = None
+    name: Annotated[str, ONE_LINE]
+    label: Annotated[str, ONE_LINE] | None = None
     paper: dict[str, Any] | None = None
     base: str | None = None
     reference: str | None = None  # the row it is compared with; None: the grid's
@@ -218,7 +219,7 @@ def load_grid(
         file.search.check_within(file.protocols, chosen_seeds, str(path), place)
     file.nested.check_seeds(chosen_seeds, place)
     return Grid(
-        name=file.name, title=file.title, note=file.note.strip(), config=name, protocols=file.protocols,
+        name=file.name, title=one_line(file.title), note=file.note.strip(), config=name, protocols=file.protocols,
         tensorboard=file.tensorboard, nested=file.nested, threads=sizes.file.threads, evaluation=sizes.file.evaluation,
         scale=sizes.name, data=data, scale_file=str(sizes.path), scale_note=_note(sizes, rows),
         scale_settings=sizes.file.protocols, settings=settings, sets=sets,

@@ -40,6 +40,7 @@ Positive = Annotated[float, above(0)]
 Share = Annotated[float, between(0, 1)]
 PositiveShare = Annotated[float, above_up_to(0, 1)]
 Fraction = Annotated[float, from_to_below(0, 1)]  # 1 itself would leave nothing
+ONE_LINE = Range("one line", lambda text: len(f"{text}.".splitlines()) == 1)  # a table has it in a cell
 FILLED = Range("a list of at least one value", bool)
 Exempt = tuple[
     Literal["vectors", "pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table"], ...

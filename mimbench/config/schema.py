@@ -28,6 +28,7 @@ from mimbench.config.swin import check_swin
 from mimbench.config.terms import LINKS, TERM_PARTS, OtherEncoder, TeacherConfig, TermConfig, ViewConfig, without_links
 from mimbench.errors import UserError, check_known
 
+MAX_WEIGHTS = 2e10  # of the blocks of an encoder, which is built before anything is computed
 NAME = Annotated[
     str, Range("a name of letters, digits, '-' and '_'", lambda name: bool(re.fullmatch(r"\w[\w-]*", name)))
 ]
@@ -47,7 +48,7 @@ class EncoderConfig(Checked):
     type: Literal["vit", "beit", "swin"] = "vit"
     patch: Count = 16
     dim: Count = 768
-    depth: Count = 12
+    depth: Annotated[int, between(1, 1000)] = 12
     heads: Count = 12
     mlp_ratio: Positive = 4.0
     positions: Literal["learned", "sincos", "none"] = "learned"
@@ -74,6 +75,8 @@ class EncoderConfig(Checked):
         check_swin(self, place)
         if self.dim * self.mlp_ratio < 1:
             raise UserError(f"{place}.mlp_ratio: {self.mlp_ratio} leaves no feature of dim {self.dim}.")
+        if (count := self.depth * self.dim**2 * (4 + 2 * self.mlp_ratio)) > MAX_WEIGHTS:
+            raise UserError(f"{place}: about {count:.1g} weights; an encoder has at most {MAX_WEIGHTS:.0e}.")
         if self.dim % self.heads:
             raise UserError(f"{place}.heads: {self.heads} does not divide dim {self.dim}.")
         if self.positions == "sincos" and self.dim % 4:

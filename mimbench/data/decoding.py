@@ -42,6 +42,9 @@ class Picture:
             raise failed(path, ValueError(f"{width} x {height} pixels, and the cap is {MAX_PIXELS:,}"))
         self.size = (height, width) if self._turn in (5, 6, 7, 8) else (width, height)
 
+    def close(self) -> None:
+        self._image.close()
+
     def pixels(self, least: tuple[int, int] | None = None) -> Image.Image:
         """RGB. `least`: a JPEG file may be decoded at 1/2, 1/4 or 1/8, as long as width and height are not below it."""
         try:
@@ -52,6 +55,13 @@ class Picture:
         except Exception as error:
             raise failed(self.path, error) from error
         return rgb.transpose(TURNS[self._turn]) if self._turn in TURNS else rgb
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height as a Picture has them, by the header alone."""
+    picture = Picture(path)
+    picture.close()
+    return picture.size
 
 
 class Pixels:

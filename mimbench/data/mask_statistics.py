@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mimbench.data.decoding import failed
+from mimbench.data.decoding import failed, size_of
 
 NO_LABEL = 255  # as 0: pixels that no class is given to
 
@@ -22,6 +22,14 @@ def mask_fault(path: Path, classes: int) -> str | None:
     if not beyond.size:
         return None
     return f"label {beyond.max()}, and {classes} classes are named: labels are 1 to {classes}, and 0 for none."
+
+
+def size_fault(mask: Path, image: Path) -> str | None:
+    """How a mask differs in size from its image, turned as its camera noted."""
+    wide, high = size_of(image)
+    if (found := size_of(mask)) == (wide, high):
+        return None
+    return f"{found[0]} x {found[1]} pixels, and its image has {wide} x {high}."
 
 
 def mask_statistics(masks: Iterable[Path], classes: int) -> Iterator[tuple[str, bool]]:

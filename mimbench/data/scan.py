@@ -63,6 +63,8 @@ def _found(files: Sequence[Path], check: Check) -> Iterator[tuple[Path, str]]:
 
 
 def _failure(path: Path) -> str | None:
+    if not path.is_file():  # a pipe would be waited for
+        return "not a file."
     try:
         Picture(path).pixels(least=(1, 1))
     except Unreadable as error:

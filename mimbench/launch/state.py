@@ -62,7 +62,7 @@ def run_states(store: Store, names: Iterable[str], queue: Queue) -> tuple[dict[s
         job = _current(jobs[folder.name], queued or {})
         try:
             states[folder.name] = _state_of(folder, jobs[folder.name], job, queued, ended)
-        except UserError as error:  # a damaged file of one run hides no other
+        except (UserError, OSError) as error:  # a damaged file of one run hides no other
             states[folder.name] = RunState(folder, "failed", str(error), job or None, job in (queued or {}))
     return _with_blocked(states), warning
 
@@ -73,7 +73,8 @@ def _jobs_of(folder: RunFolder) -> list[str]:
         submissions = reversed(folder.submissions())
     except UserError:
         return []
-    return list(dict.fromkeys(facts.get("job") or facts["cancelled"] for facts in submissions))
+    named = (facts.get("job") or facts.get("cancelled") for facts in submissions)
+    return list(dict.fromkeys(job for job in named if job))
 
 
 def _current(jobs: list[str], queued: dict[str, Job]) -> str:

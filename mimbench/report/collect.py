@@ -146,7 +146,7 @@ def _read_run(folder: RunFolder) -> RunRecord:
     """An unreadable file is named; it takes a number away only if it is the result."""
     try:
         state = folder.state()
-    except UserError as error:
+    except (UserError, OSError) as error:
         return RunRecord(folder.path, "unreadable", None, None, None, {}, str(error))
     problems: list[str] = []
 

@@ -17,7 +17,7 @@ from mimbench.run.evaluation import evaluate
 from mimbench.runtime import Runtime
 from mimbench.store.files import read_json, remove_leftovers, write_json
 from mimbench.store.lease import IsDead, Lease, unknown_to_be_dead
-from mimbench.store.results import WEIGHTS, RunFolder, Store
+from mimbench.store.results import WEIGHTS, RunFolder, Store, read_elapsed
 from mimbench.store.weights import load_weights
 
 PARTIAL = ("checkpoint.pt", "final.pt", "val.json", "by_epoch.json")  # what an unfinished run leaves to go on from
@@ -47,7 +47,7 @@ def _attempt(store: Store, folder: RunFolder, runtime: Runtime, lease: Lease | N
     where = {"device": torch.cuda.get_device_name(runtime.device) if on_gpu else "cpu", "world": runtime.world}
     if not on_gpu:
         torch.set_num_threads(spec["threads"])
-    started, before = time.monotonic(), _elapsed_before(folder)
+    started, before = time.monotonic(), read_elapsed(folder.work)
     note_elapsed = lambda: _note_elapsed(folder, before + time.monotonic() - started)
     attempt = ""
     if lease is not None:
@@ -145,14 +145,6 @@ def _prune(folder: RunFolder, result: dict[str, Any]) -> None:
         kept = chosen is not None and path.parent.name == f"lr-{chosen:g}"
         if path.name.endswith(".tmp") or path.name == "checkpoint.pt" or (path.name == "final.pt" and not kept):
             path.unlink(missing_ok=True)
-
-
-def _elapsed_before(folder: RunFolder) -> float:
-    """Seconds of earlier attempts, as far as they were recorded."""
-    try:
-        return float(read_json(folder.work / "elapsed.json")["seconds"])
-    except UserError:
-        return 0.0
 
 
 def _note_elapsed(folder: RunFolder, seconds: float) -> None:

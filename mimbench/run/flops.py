@@ -8,7 +8,8 @@ from typing import Any
 from mimbench.plan.compute import TRAINED, encoder_behind, schedule_of
 from mimbench.plan.graph import Plan, Planned
 from mimbench.runtime import quick_imports
-from mimbench.store.files import fingerprint, read_json, write_json
+from mimbench.store.files import fingerprint
+from mimbench.store.records import read_if_whole, write_record
 from mimbench.store.results import Store
 
 COUNTER = 1  # raised when counts change
@@ -27,14 +28,14 @@ def add_flops(plan: Plan, store: Store) -> None:
 
 def _per_image(run: Planned, plan: Plan, store: Store, key: str) -> float:
     path = store.cache / "flops" / f"{key}.json"
-    if path.exists():
-        return float(read_json(path)["flops_per_image"])
+    if (known := read_if_whole(path)) is not None:
+        return float(known["flops_per_image"])
     with quick_imports():  # only now: a plan whose recipes are known imports no models
         from mimbench.pretrain.flops import flops_per_image
     found = flops_per_image(run, plan)
     if store.root.is_dir():  # a plan begins no results folder
         with contextlib.suppress(OSError):
-            write_json(path, {"flops_per_image": found})
+            write_record(path, {"flops_per_image": found})
     return found
 
 

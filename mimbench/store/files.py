@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mimbench.errors import UserError
+from mimbench.errors import RunFailed, UserError
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         canonical(value)  # refuses NaN and infinity, which Python reads
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}). Move it away to recompute the run.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object. Move it away to recompute the run.")
@@ -140,9 +140,9 @@ def make_folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     try:
         fill(building)
         os.rename(building, target)
-    except OSError:
+    except OSError as error:
         if not target.is_dir():
-            raise
+            raise error if error.filename else RunFailed(f"{target}: {error.strerror or error}") from error  # of numpy
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target

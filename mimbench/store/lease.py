@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -24,6 +25,7 @@ from mimbench.store.files import write_json
 
 HEARTBEAT_SECONDS = 15
 DEAD_AFTER_SECONDS = 120  # without a heartbeat, where the process itself cannot be checked: another host
+CLAIM = re.compile("claim-[0-9]{1,9}")
 IsDead = Callable[[dict[str, Any]], bool]
 
 
@@ -115,7 +117,7 @@ def _claims(folder: Path) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return sorted((folder / name for name in names if name.startswith("claim-")), key=_number)
+    return sorted((folder / name for name in names if CLAIM.fullmatch(name)), key=_number)
 
 
 def _number(claim: Path) -> int:
@@ -126,7 +128,7 @@ def _owner(path: Path) -> dict[str, Any]:
     """What a claim says; empty if it is damaged."""
     try:
         return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -114,7 +114,10 @@ class RunFolder:
         return bool(attempts) and attempts[-1] in self._names("failures")
 
     def _names(self, folder: str) -> list[str]:
-        return sorted(path.name for path in (self.path / folder).glob("*.json"))
+        try:
+            return sorted(path.name for path in (self.path / folder).glob("*.json"))
+        except OSError:  # `state` says why
+            return []
 
     # which process works on it
 
@@ -199,10 +202,22 @@ def _check_readable(folder: Path) -> None:
 
 def read_progress(work: Path) -> dict[str, Any] | None:
     """Step, steps and rate of a run under way, as its process last noted them."""
+    return _numbers(work / "progress.json", "step", "steps", "steps_per_second")
+
+
+def read_elapsed(work: Path) -> float:
+    """Seconds of all attempts so far, as far as they were noted."""
+    noted = _numbers(work / "elapsed.json", "seconds")
+    return 0.0 if noted is None else float(noted["seconds"])
+
+
+def _numbers(path: Path, *keys: str) -> dict[str, Any] | None:
+    """A note that has these numbers: it serves the display, so a damaged one is as good as none."""
     try:
-        return read_json(work / "progress.json")
+        noted = read_json(path)
     except UserError:
         return None
+    return noted if all(isinstance(noted.get(key), int | float) for key in keys) else None
 
 
 def holds_results(folder: Path) -> bool:

@@ -47,6 +47,14 @@ def test_the_grid_has_the_checkpoint_and_its_architecture_and_says_what_was_load
     assert not list((results / "runs").glob("*"))  # a plan computes nothing
 
 
+def test_names_of_tensors_that_a_terminal_would_obey_are_spelled_out(weights, tmp_path, capsys):
+    state = torch.load(weights)
+    torch.save({**state, "head.\x1b[31m.weight": torch.zeros(1)}, weights)
+    words = ["evaluate", weights, "--scale", "smoke", "--protocols", "knn", "--results", str(tmp_path), "--dry-run"]
+    assert main(words) == 0
+    assert "1 left out (head.\\x1b[31m.weight)" in capsys.readouterr().err
+
+
 def test_other_images_are_used_as_far_as_there_are_any(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MIMBENCH_DATA", str(tmp_path / "data"))
     for split, count in (("train", 40), ("val", 7)):

@@ -112,6 +112,25 @@ def test_names_that_no_folder_can_have_are_refused(tmp_path, name):
     assert "name: must be at most 100 letters" in error_of(tmp_path, name=name)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ({"depth": 10**6}, "encoder.depth: must be between 1 and 1000, not 1000000"),
+        ({"dim": 10**8}, r"encoder: about 2e\+17 weights; an encoder has at most 2e\+10"),
+    ],
+)
+def test_an_encoder_that_no_machine_holds_is_refused_before_it_is_built(tmp_path, encoder, said):
+    with pytest.raises(UserError, match=said):
+        load_grid(written(tmp_path, rows=[{"name": "a", "encoder": encoder}]))
+
+
+@pytest.mark.parametrize("key", ["name", "label"])
+def test_a_row_has_its_names_on_one_line(tmp_path, key):
+    with pytest.raises(UserError, match=rf"rows\.0\.{key}: must be one line, not 'a\\n# b'"):
+        load_grid(written(tmp_path, rows=[{"name": "a", key: "a\n# b"}]))
+    assert load_grid(written(tmp_path, title="folded\n")).title == "folded"
+
+
 def test_the_bounds_are_far_above_what_ships():
     sizes = [path.stat().st_size for path in merge.packaged().rglob("*.yaml")]
     assert max(sizes) * 10 < merge.MAX_BYTES

@@ -93,6 +93,17 @@ def test_a_recipe_is_counted_once(tmp_path, store, monkeypatch):
     assert set(longer.flops.values()) == {2 * value for value in first.flops.values()}
 
 
+def test_a_count_of_which_a_digit_was_changed_is_made_again(tmp_path, store, capsys):
+    plan = grid(tmp_path, [{"name": "labels", "base": "supervised"}])
+    prepare(plan, store)
+    add_flops(plan, store)
+    (kept,), right = (store.cache / "flops").iterdir(), dict(plan.flops)
+    kept.write_text(kept.read_text().replace("0", "1"))
+    add_flops(plan, store)
+    assert plan.flops == right
+    assert f"{kept}: damaged; made again" in capsys.readouterr().err
+
+
 def test_the_table_shows_the_flops_of_each_row_relative_to_its_reference(tmp_path, store):
     plan = grid(
         tmp_path,

@@ -242,3 +242,14 @@ def test_no_results_path_becomes_a_line_of_the_script(tmp_path):
 
     with pytest.raises(UserError, match="jobs need a path on one line"):
         comment_of(Store(tmp_path / "a\n#SBATCH --uid=0"))
+
+
+def test_what_sbatch_answers_is_spelled_out_for_the_terminal(tmp_path, monkeypatch, capsys):
+    from mimbench.cli.dispatch import Dispatch
+    from mimbench.slurm import submit
+
+    grid, store, profile = ("mine", "smoke"), Store(tmp_path), profile_of(tmp_path, "partition: main")
+    answer = submit.Submission(grid, store, profile, {}, refused={"knn-0": "sbatch: \x1b[2Jno such partition"})
+    monkeypatch.setattr(submit, "submit", lambda *_: answer)
+    assert Dispatch(store, grid, {}, []).submit({}, profile) == 1
+    assert "sbatch: \\x1b[2Jno such partition" in capsys.readouterr().err

@@ -291,6 +291,33 @@ def test_a_folder_that_is_ade20k_by_its_name_alone_is_flagged_where_labels_stay_
     assert source("ade20k").segmentation_flags(tmp_path / "cache") == []
 
 
+def test_a_mask_of_another_size_than_its_image_is_named_before_any_compute(scenes, tmp_path):
+    Image.new("L", (8, 6)).save(scenes / "annotations" / "training" / "02.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # mmcv turns the image and not the mask
+    for folder, turn in (("images", exif), ("annotations", None)):
+        Image.new("RGB" if turn else "L", (8, 6)).save(scenes / folder / "validation" / "01.png", exif=turn)
+    with pytest.raises(UserError, match=r"training/02\.png: 8 x 6 pixels, and its image has 8 x 8\..* And 1 more"):
+        source("scenes").segmentation_root(DataConfig(), {}, tmp_path / "cache")
+    faults = source("scenes").size_faults(tmp_path / "cache")
+    assert faults["annotations/validation/01.png"] == "8 x 6 pixels, and its image has 6 x 8."
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("[" * 100_000, "not readable as JSON"), ('["a", "\\u001b[31m"]', r"the character U\+001B is allowed in no name")],
+)
+def test_class_names_that_cannot_be_written_are_refused(scenes, names, said):
+    (scenes / "classes.json").write_text(names)
+    with pytest.raises(UserError, match=rf"classes\.json: {said}"):
+        source("scenes").segmentation_facts()
+
+
+def test_a_pipe_among_the_images_is_left_out_and_not_waited_for(pets, tmp_path):
+    os.mkfifo(pets / "train" / "cat" / "pipe.png")
+    assert source("pets").unreadable(tmp_path / "cache") == {"train/cat/pipe.png": "not a file."}
+
+
 def test_255_is_no_label_beyond_the_classes(scenes, tmp_path):
     Image.new("L", (8, 8), 255).save(scenes / "annotations" / "training" / "02.png")
     assert source("scenes").segmentation_root(DataConfig(), {}, tmp_path / "cache") == scenes

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import DataConfig
-from mimbench.data.mask_statistics import mask_fault
+from mimbench.data.mask_statistics import mask_fault, size_fault
 from mimbench.data.scan import faults, unreadable_files
 from mimbench.data.sources.base import HELD_OUT_EVERY, SEGMENTED, Source, some
 from mimbench.data.sources.listing import images_in
 from mimbench.data.sources.places import existing, folder_of, line_of, manifest, place_of
 from mimbench.errors import UserError
+from mimbench.inert import unprintable
 
 FOLDERS = {"labeled": "training", "val": "validation", "test": "test"}
 OFFICIAL = "ADEChallengeData2016"  # the archive's own folder
@@ -77,13 +78,20 @@ class ADE20K(Source):
         return [mask for image, mask in self._pairs if image not in lost]
 
     def _check_masks(self, cache: Path) -> None:
-        """Before any compute: their labels are those of the classes."""
+        """Before any compute: their labels are those of the classes, and their sizes those of the images."""
         classes, root = self.class_count(), self._masks_root
         check = partial(mask_fault, classes=classes)
-        wrong = faults(root, self.readable_masks(cache), cache, f"beyond-{classes}", check)
+        wrong = faults(root, self.readable_masks(cache), cache, f"beyond-{classes}", check) or self.size_faults(cache)
         for name, why in sorted(wrong.items()):
             more = f" And {len(wrong) - 1} more: `mimbench data check` lists them." if len(wrong) > 1 else ""
             raise UserError(f"{root / name}: {why}{more}")
+
+    def size_faults(self, cache: Path) -> dict[str, str]:
+        """Masks of another size than their images: labels would be read beside what they name."""
+        lost = self.segmentation_left_out(cache)
+        images = {mask: image for image, mask in self._pairs if image not in lost}
+        check = lambda path: size_fault(path, images[path]) if path in images else None
+        return faults(self._masks_root, [*images, *images.values()], cache, "sizes", check)
 
     def class_count(self) -> int:
         names = read_classes(self._masks_root)
@@ -139,11 +147,13 @@ def read_classes(root: Path) -> list[str] | None:
                         f"ade20k, or with {OFFICIAL_FILE} in it, has ADE20K's 150.)")  # fmt: skip
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}).") from error
     strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not strings or not len(set(names)) == len(names) >= 2:
         raise UserError(f"{path}: must be a list of at least two different class names.")
+    if wrong := next(filter(None, map(unprintable, names)), None):
+        raise UserError(f"{path}: the character U+{ord(wrong):04X} is allowed in no name.")
     return names
 
 
