@@ -117,6 +117,7 @@ def _masks(options: argparse.Namespace) -> Iterator[str]:
 def _untrained_masks(options: argparse.Namespace) -> Path:
     """Of a row as it would be run."""
     from mimbench.parts import PatchGrid
+    from mimbench.show.images import shown_images
     from mimbench.show.masks import draw_masks
     from mimbench.show.subject import Subject
 
@@ -127,9 +128,8 @@ def _untrained_masks(options: argparse.Namespace) -> Path:
     patches = PatchGrid.of(row.recipe.data.size, row.recipe.encoder.patch)
     changed = f" with {' '.join(options.sets)}" if options.sets else ""
     subject = Subject(store, f"{row.label}{changed}", f"{grid.name}.{row.name}", store.root / "pictures")
-    return draw_masks(
-        subject, row.recipe.masker, patches, row.recipe.data, options.data, _count(options), options.seed or 0
-    )
+    images = shown_images(row.recipe.data, options.data, _count(options), store.cache)
+    return draw_masks(subject, row.recipe.masker, patches, images, options.seed or 0)
 
 
 def _every_masker(options: argparse.Namespace) -> Iterator[Path]:
@@ -138,6 +138,7 @@ def _every_masker(options: argparse.Namespace) -> Iterator[Path]:
     from mimbench.config.parts import resolve
     from mimbench.config.schema import DataConfig
     from mimbench.parts import PatchGrid
+    from mimbench.show.images import shown_images
     from mimbench.show.masks import draw_masks
     from mimbench.show.subject import Subject
 
@@ -146,9 +147,10 @@ def _every_masker(options: argparse.Namespace) -> Iterator[Path]:
             raise UserError(f"show masks: {option} belongs to a row: give a grid and its row.")
     store, grid = Store(options.results), PatchGrid(MASKER_GRID, MASKER_GRID, MASKER_PATCH)
     data = DataConfig(size=MASKER_GRID * MASKER_PATCH)
+    images = shown_images(data, options.data, _count(options), store.cache)
     for name, *_ in registry.listing("masker"):
         subject = Subject(store, name, name, store.root / "pictures")
-        yield draw_masks(subject, resolve("masker", name, name), grid, data, options.data, _count(options))
+        yield draw_masks(subject, resolve("masker", name, name), grid, images)
 
 
 def _picture(module: str, function: str) -> Callable[[argparse.Namespace], Iterator[str]]:

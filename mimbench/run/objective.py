@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from mimbench.errors import UserError
-from mimbench.models.encoder import Encoder, make_encoder
-from mimbench.pretrain.step import Pretraining, load_encoder, make_pretraining
+from mimbench.pretrain.step import Pretraining, make_pretraining
 from mimbench.run.weights import encoder_config, keep_weights, parent_weights, with_imported_files
 from mimbench.store.results import RunFolder, Store
 from mimbench.store.weights import load_weights, save_weights
@@ -51,16 +50,6 @@ def finished_objective(store: Store, folder: RunFolder) -> Pretraining:
     unchanged = {key: value for key, value in own.items() if _is_the_parents(objective, key)}
     objective.load_state_dict({**unchanged, **saved["state"], **encoder})
     return objective.eval()
-
-
-def finished_encoder(store: Store, name: str) -> Encoder:
-    """The encoder that a run left, in eval mode."""
-    path, _ = parent_weights(store, name)
-    spec = store.run(name).spec()
-    size = spec["recipe"]["data"]["size"] if "recipe" in spec else spec["size"]
-    encoder = make_encoder(encoder_config(store, name), size, 0, drop_path=0.0, masked=False)
-    load_encoder(encoder, load_weights(path))
-    return encoder.eval()
 
 
 def _rest(objective: Pretraining) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from mimbench.data.views import normalize
 from mimbench.errors import UserError
 from mimbench.models.encoder import Encoder
 from mimbench.report.colors import ACCENT
-from mimbench.show.encoders import encoder_of
-from mimbench.show.images import as_pictures, shown_images
+from mimbench.show.images import as_pictures, encoder_data, shown_images
 from mimbench.show.sheet import Sheet, Strip, write_sheet
 from mimbench.show.subject import Subject
+from mimbench.store.files import file_name
 
 IMAGES, HEADS = 3, 12  # of a sheet, at most
 POINTS = ((0.5, 0.5), (0.25, 0.75))  # down, right
@@ -41,7 +41,8 @@ def last_attention(encoder: Encoder, images: Tensor) -> Tensor:
 
 
 def show_attention(subject: Subject, given: str | None, shown: int) -> Path:
-    encoder, data = encoder_of(subject, given)
+    encoder = subject.encoder()
+    data = encoder_data(subject, encoder, given)
     images = shown_images(data, given, min(shown, IMAGES), subject.store.cache)
     raw = images.plain(range(len(images)))
     weights = last_attention(encoder, normalize(raw))[:, :HEADS]
@@ -54,7 +55,7 @@ def show_attention(subject: Subject, given: str | None, shown: int) -> Path:
             strips.append(Strip(label, [_marked(picture, patch, encoder), *map(_heat, [looks.mean(0), *looks])]))
     heads = ["", "mean of heads", *(f"head {head + 1}" for head in range(weights.shape[1]))]
     note = (
-        f"The last block's attention from the class token, or from the framed patch, to the patches of images of {data.name}. "
+        f"The last block's attention from the class token, or from the framed patch, to the patches of images of {file_name(data.name)}. "
         "Each map has a scale of its own."
     )
     sheet = Sheet(f"Attention: {subject.title}", note, strips, heads)

@@ -9,17 +9,18 @@ import torch
 from mimbench.data.views import normalize
 from mimbench.report.format import count
 from mimbench.show.colors import Projection
-from mimbench.show.encoders import encoder_of
-from mimbench.show.images import as_pictures, shown_images
+from mimbench.show.images import as_pictures, encoder_data, shown_images
 from mimbench.show.sheet import Sheet, Strip, write_sheet
 from mimbench.show.subject import Subject
+from mimbench.store.files import file_name
 
 FITTED = 64  # images whose patches say what the components are, at least
 
 
 @torch.no_grad()
 def show_features(subject: Subject, given: str | None, shown: int) -> Path:
-    encoder, data = encoder_of(subject, given)
+    encoder = subject.encoder()
+    data = encoder_data(subject, encoder, given)
     images = shown_images(data, given, max(FITTED, shown), subject.store.cache)
     raw = images.plain(range(len(images)))
     blocks = _half_and_last(encoder.depth)
@@ -33,7 +34,7 @@ def show_features(subject: Subject, given: str | None, shown: int) -> Path:
         strips.append(Strip(label, list(colors)))
     note = (
         f"Red, green and blue: the first three principal components over the patches of {count(len(images), 'image')} of "
-        f"{data.name}. Colors of one row have nothing to do with those of another."
+        f"{file_name(data.name)}. Colors of one row have nothing to do with those of another."
     )
     sheet = Sheet(f"Patch features: {subject.title}", note, [Strip("image", as_pictures(raw[:shown])), *strips])
     return write_sheet(sheet, subject.path("features"), data.name)

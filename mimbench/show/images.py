@@ -13,7 +13,9 @@ from mimbench.config.schema import DataConfig
 from mimbench.data.sources import opened, shapes
 from mimbench.data.sources.places import BUILT_IN
 from mimbench.data.views import Images
+from mimbench.models.encoder import Encoder
 from mimbench.run.data import data_of
+from mimbench.show.subject import Subject
 
 
 def shown_images(data: DataConfig, given: str | None, count: int, cache: Path) -> Images:
@@ -32,6 +34,14 @@ def run_data(spec: dict[str, Any], given: str | None) -> DataConfig:
         return data_of(spec)
     size = spec["recipe"]["data"]["size"] if "recipe" in spec else spec["data"]["size"]
     return DataConfig(name=given, size=size)
+
+
+def encoder_data(subject: Subject, encoder: Encoder, given: str | None) -> DataConfig:
+    """Of the size that an encoder takes; those it was pre-trained on, if it was here."""
+    run = subject.run(("pretrain",))
+    if run is not None:
+        return run_data(run.spec(), given)
+    return DataConfig(name=given or DataConfig.name, size=encoder.grid.rows * encoder.grid.patch)
 
 
 def as_pictures(images: Tensor) -> list[np.ndarray]:

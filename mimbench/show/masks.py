@@ -13,12 +13,11 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
 from mimbench import registry
-from mimbench.config.schema import DataConfig
+from mimbench.data.views import Images
 from mimbench.errors import UserError
 from mimbench.parts import Masks, PatchGrid
-from mimbench.pretrain.masks import AHEAD, StepMasks
+from mimbench.pretrain.masks import StepMasks
 from mimbench.report.colors import ACCENT, FAINT, INK, MUTED
-from mimbench.report.format import count
 from mimbench.show.images import as_pictures, run_data, shown_images
 from mimbench.show.sheet import Sheet, Strip, write_sheet
 from mimbench.show.subject import Subject
@@ -26,7 +25,7 @@ from mimbench.show.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DRAWS = 512 * AHEAD  # images' masks that a coverage is counted over
+DRAWS, BATCH = 4096, 64  # images that a coverage is counted over; some maskers draw sizes once per batch
 BLOCKS = "Dark2"  # colors of blocks that are predicted each by itself
 TINT = 0.55  # of the color over a visible patch that is predicted
 
@@ -44,8 +43,8 @@ class Coverage:
 
 
 def coverage(spec: Spec, grid: PatchGrid, images: int = DRAWS, seed: int = 0) -> Coverage:
-    drawn, steps = _drawn(spec, grid, seed), AHEAD
-    found = [drawn.whole(images // steps, step) for step in range(steps)]
+    drawn = _drawn(spec, grid, seed)
+    found = [drawn.whole(BATCH, step) for step in range(images // BATCH)]
     masked = np.concatenate([masks.masked.numpy() for masks in found])
     predicted = np.concatenate([predicted_patches(masks) for masks in found])
     shape = (grid.rows, grid.columns)
@@ -108,13 +107,11 @@ def show_masks(subject: Subject, given: str | None, shown: int) -> Path:
     spec = folder.spec()
     recipe, seed = spec["recipe"], spec["seed"]
     grid = PatchGrid.of(recipe["data"]["size"], recipe["encoder"]["patch"])
-    return draw_masks(subject, recipe["masker"], grid, run_data(spec, given), given, shown, seed)
+    images = shown_images(run_data(spec, given), given, shown, subject.store.cache)
+    return draw_masks(subject, recipe["masker"], grid, images, seed)
 
 
-def draw_masks(
-    subject: Subject, masker: Spec, grid: PatchGrid, data: DataConfig, given: str | None, shown: int, seed: int = 0
-) -> Path:
-    images = shown_images(data, given, shown, subject.store.cache)
+def draw_masks(subject: Subject, masker: Spec, grid: PatchGrid, images: Images, seed: int = 0) -> Path:
     pictures, masks = as_pictures(images.plain(range(len(images)))), example_masks(masker, grid, len(images), seed)
     found = coverage(masker, grid, seed=seed)
     mean = (found.counts * np.arange(len(found.counts))).sum() / found.images
@@ -128,13 +125,17 @@ def draw_masks(
         plots.append(functools.partial(_plot_map, found=found, of=found.predicted, title="predicted"))
     plots.append(functools.partial(_plot_counts, found=found))
     sheet = Sheet(f"Masks: {subject.title}", note, strips, plots=plots)
-    return write_sheet(sheet, subject.path("masks"), data.name)
+    return write_sheet(sheet, subject.path("masks"), images.config.name)
 
 
 def described(masker: Spec) -> str:
     """`blockwise, ratio 0.4, min_block 4`."""
-    arguments = (f"{key} {value}" for key, value in masker.items() if key not in ("type", "version", "origin"))
-    return ", ".join([masker["type"], *(word for word in arguments if not word.endswith(" None"))])
+    arguments = (
+        f"{key} {value}"
+        for key, value in masker.items()
+        if key not in ("type", "version", "origin") and value is not None and value is not False
+    )
+    return ", ".join([masker["type"], *arguments])
 
 
 def _meaning(masks: Masks) -> str:
@@ -153,12 +154,13 @@ def _meaning(masks: Masks) -> str:
 
 
 def _plot_map(axes: Axes, found: Coverage, of: np.ndarray, title: str) -> None:
-    share = of / found.images
-    image = axes.imshow(share, cmap="viridis", vmin=0, vmax=max(share.max(), 1e-9))
+    figure, box = axes.figure, axes.get_position()
+    width = box.height * figure.get_figheight() / figure.get_figwidth() * of.shape[1] / of.shape[0]
+    axes.set_position((box.x0, box.y0, width, box.height))  # at the left of its place, the colors' scale beside it
+    image = axes.imshow(of / found.images, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     axes.set_axis_off()
     axes.set_title(f"how often {title}", fontsize=9, fontweight="normal")
-    figure = axes.figure
-    bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.04)
+    bar = figure.colorbar(image, cax=figure.add_axes((box.x0 + 1.06 * width, box.y0, 0.05 * width, box.height)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=0)
 
@@ -172,4 +174,3 @@ def _plot_counts(axes: Axes, found: Coverage) -> None:
     axes.tick_params(labelsize=8, length=0)
     axes.locator_params(axis="x", integer=True, nbins=8)
     axes.grid(False)
-    axes.set_xlabel(count(int(there[0]), "patch").replace("patchs", "patches") if len(there) == 1 else "", fontsize=8)

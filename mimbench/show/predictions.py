@@ -26,6 +26,7 @@ from mimbench.show.images import as_pictures, run_data, shown_images
 from mimbench.show.masks import over_images, predicted_patches
 from mimbench.show.sheet import Sheet, Strip, write_sheet
 from mimbench.show.subject import Subject
+from mimbench.store.files import file_name
 
 TOGETHER = 64  # images that go through the model at once: some targets are functions of a whole batch
 
@@ -47,7 +48,11 @@ def show_predictions(subject: Subject, given: str | None, shown: int) -> Path:
         raise UserError(
             f"{subject.title}: compares whole images, so no patch is predicted; see `mimbench show features`."
         )
-    note = f"Held-out images of {data.name}. {said}" if given is None else f"Images of {data.name}. {said}"
+    note = (
+        f"Held-out images of {file_name(data.name)}. {said}"
+        if given is None
+        else f"Images of {file_name(data.name)}. {said}"
+    )
     sheet = Sheet(f"Predictions: {subject.title}", note, strips)
     return write_sheet(sheet, subject.path("predictions"), data.name)
 

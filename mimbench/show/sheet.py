@@ -13,7 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from mimbench.data.sources.places import BUILT_IN
 from mimbench.report.colors import INK, MUTED, STYLE
+from mimbench.report.shown import IMAGES, OURS
 from mimbench.store.files import write_atomically
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ DPI = 120
 LABEL, CELL, GAP, MARGIN = 1.5, 1.0, 0.06, 0.12  # inches
 TITLE, LINE, CAPTION, PLOTS = 0.34, 0.17, 0.19, 1.75
 LEAST = 6.4  # width of a sheet: a title must fit
-OF_DATA = "Data"  # key of a PNG's text: which images it shows
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ class Sheet:
 
 
 def write_sheet(sheet: Sheet, path: Path, data: str) -> Path:
-    """As a PNG that says which images it shows."""
+    """As a PNG that says whether its images are built in: others are not published (report/archive.py)."""
     buffer = io.BytesIO()
     style: dict[Any, Any] = {**STYLE, "figure.constrained_layout.use": False}
+    text = {"Software": None, IMAGES: OURS if data in BUILT_IN else "others"}
     with mpl.rc_context(style):
-        _drawn(sheet).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None, OF_DATA: data})
+        _drawn(sheet).savefig(buffer, format="png", dpi=DPI, metadata=text)
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -57,7 +59,7 @@ def write_sheet(sheet: Sheet, path: Path, data: str) -> Path:
 def _drawn(sheet: Sheet) -> Figure:
     columns = max((len(strip.cells) for strip in sheet.strips), default=0)
     width = max(LEAST, MARGIN + LABEL + columns * (CELL + GAP) + MARGIN)
-    notes = textwrap.wrap(sheet.note, int(width * 14.5))
+    notes = textwrap.wrap(sheet.note.replace(" %", "\N{NO-BREAK SPACE}%"), int(width * 14.5))
     heights = [CELL + GAP + (CAPTION if strip.captions else 0) for strip in sheet.strips]
     top = MARGIN + TITLE + LINE * len(notes) + (CAPTION if sheet.heads else 0) + 0.08
     height = top + sum(heights) + (PLOTS + 0.15 if sheet.plots else 0) + MARGIN
@@ -92,7 +94,7 @@ def _writer(figure: Figure, width: float, height: float) -> Callable[..., Any]:
 
 
 def _plot(figure: Figure, plots: Sequence[Callable[[Axes], None]], top: float, width: float, height: float) -> None:
-    left, room = MARGIN + 0.55, width - 2 * MARGIN - 0.55
+    left, room = MARGIN + LABEL, width - 2 * MARGIN - LABEL
     for index, plot in enumerate(plots):
         place = left + index * room / len(plots), room / len(plots) - 0.6
         inner = PLOTS - 0.6  # below a title, above the name of the axis

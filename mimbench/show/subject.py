@@ -9,10 +9,10 @@ from typing import Any
 
 from mimbench.errors import UserError, check_known, unknown
 from mimbench.launch.state import find_run
+from mimbench.models.encoder import Encoder
+from mimbench.run.encoder import LEAVE_ONE, of_checkpoint, of_run
 from mimbench.store.files import file_name
 from mimbench.store.results import RunFolder, Store
-
-TRAINED = ("pretrain", "checkpoint", "finetuned")  # kinds of run that leave an encoder
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Subject:
             state = "done, but its weights are gone" if folder.done() else folder.state()
             raise UserError(f"{folder.name}: has no weights ({state}). Run its grid, then look again.")
         return folder
+
+    def encoder(self) -> Encoder:
+        if self.weights:
+            return of_checkpoint(self.weights)
+        return of_run(self.store, self.finished(LEAVE_ONE, "encoder: nothing was pre-trained").name)
 
 
 def find_subject(store: Store, words: list[str], scale: str | None, seed: int | None) -> Subject:
@@ -101,4 +106,4 @@ def _row(store: Store, grid: str, row: str, scale: str | None, seed: int | None)
     check_known(f"{grid}: {row}: --seed", "seed", chosen, by_seed)
     runs = tuple(store.run(name) for name in by_seed[chosen].values())
     folder = store.report_folder(record["name"], record["scale"]) / "pictures"
-    return Subject(store, f"{rows[row]['label']}, seed {chosen}", row, folder, runs)
+    return Subject(store, f"{rows[row]['label']}, seed {chosen}", row.replace("/", "-"), folder, runs)

@@ -24,6 +24,7 @@ from mimbench.show.colors import of_codes
 from mimbench.show.images import as_pictures, run_data, shown_images
 from mimbench.show.sheet import Sheet, Strip, write_sheet
 from mimbench.show.subject import Subject
+from mimbench.store.files import file_name
 from mimbench.store.results import RunFolder
 from mimbench.store.weights import load_weights
 
@@ -47,10 +48,11 @@ def show_tokens(subject: Subject, given: str | None, shown: int) -> Path:
         decoded = tokenizer.decode(codes[:shown], {k: v[:shown] for k, v in batch.items()}, grid)
         strips.append(Strip("decoded from the tokens", as_pictures(decoded)))
     use, faults = use_of(codes, vocabulary)
+    warning = "".join(f" Warning: {fault}." for fault in faults)
     without = "" if hasattr(tokenizer, "decode") else " This tokenizer has no decoder to images."
     note = (
         f"Equal colors are equal tokens. Of {vocabulary:,} codes {100 * use['codes_used']:.0f} % occur in {len(images):,} "
-        f"images of {data.name}; perplexity {use['perplexity']:.1f}.{''.join(f' Warning: {fault}.' for fault in faults)}{without}"
+        f"images of {file_name(data.name)}; perplexity {use['perplexity']:.1f}.{warning}{without}"
     )
     plots = [functools.partial(_plot_use, shares=code_shares(codes, vocabulary))]
     sheet = Sheet(f"Tokens: {subject.title}", note, strips, plots=plots)
