@@ -154,7 +154,8 @@ def _meaning(masks: Masks) -> str:
 
 
 def _plot_map(axes: Axes, found: Coverage, of: np.ndarray, title: str) -> None:
-    figure, box = axes.figure, axes.get_position()
+    figure, box = axes.get_figure(root=True), axes.get_position()
+    assert figure is not None
     width = box.height * figure.get_figheight() / figure.get_figwidth() * of.shape[1] / of.shape[0]
     axes.set_position((box.x0, box.y0, width, box.height))  # at the left of its place, the colors' scale beside it
     image = axes.imshow(of / found.images, cmap="viridis", vmin=0, vmax=1, aspect="auto")

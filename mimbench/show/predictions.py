@@ -18,7 +18,7 @@ from mimbench.errors import UserError
 from mimbench.parts import Batch, Masks, PatchGrid
 from mimbench.pretrain.fit import to_device
 from mimbench.pretrain.step import Pretraining
-from mimbench.pretrain.terms import Term, tokenizer_side
+from mimbench.pretrain.terms import Term, specs_of, tokenizer_side
 from mimbench.run.objective import finished_objective
 from mimbench.runtime import Runtime
 from mimbench.show.colors import BLANK, Projection, of_codes
@@ -33,6 +33,11 @@ TOGETHER = 64  # images that go through the model at once: some targets are func
 
 @torch.no_grad()
 def show_predictions(subject: Subject, given: str | None, shown: int) -> Path:
+    run = subject.run(("pretrain",))
+    if run is not None and not _predicts_patches(run.spec()["recipe"]):
+        raise UserError(
+            f"{subject.title}: compares whole images, so no patch is predicted; see `mimbench show features`."
+        )
     folder = subject.finished(("pretrain",), "prediction to show: nothing was pre-trained")
     spec, objective = folder.spec(), finished_objective(subject.store, folder)
     recipe, data = spec["recipe"], run_data(spec, given)
@@ -44,10 +49,6 @@ def show_predictions(subject: Subject, given: str | None, shown: int) -> Path:
     (micro,) = objective.prepare(batch, recipe["schedule"]["steps"], Runtime())
     micro = to_device(micro, torch.device("cpu"))
     strips, said = _strips(objective, micro, shown)
-    if not strips:
-        raise UserError(
-            f"{subject.title}: compares whole images, so no patch is predicted; see `mimbench show features`."
-        )
     note = (
         f"Held-out images of {file_name(data.name)}. {said}"
         if given is None
@@ -55,6 +56,10 @@ def show_predictions(subject: Subject, given: str | None, shown: int) -> Path:
     )
     sheet = Sheet(f"Predictions: {subject.title}", note, strips)
     return write_sheet(sheet, subject.path("predictions"), data.name)
+
+
+def _predicts_patches(recipe: dict[str, Any]) -> bool:
+    return any(term.get("level", "patch") == "patch" for term in specs_of(recipe).values())
 
 
 def _strips(objective: Pretraining, micro: dict[str, Any], shown: int) -> tuple[list[Strip], str]:

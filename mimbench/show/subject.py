@@ -87,7 +87,7 @@ def grid_record(store: Store, grid: str, scale: str | None) -> dict[str, Any]:
     """Of a grid that was run."""
     found = _records(store, grid)
     if not found:
-        raise unknown(str(store.root), "grid", grid, [path.stem for path, _ in store.grids()])
+        raise unknown(str(store.root), "grid", grid, {path.stem.rpartition(".")[0] for path, _ in store.grids()})
     at_scale = [record for record in found if scale in (None, record["scale"])]
     scales = [record["scale"] for record in found]
     if not at_scale:
