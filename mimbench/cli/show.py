@@ -168,7 +168,8 @@ def _picture(module: str, function: str) -> Callable[[argparse.Namespace], Itera
 def _subject(options: argparse.Namespace) -> Subject:
     from mimbench.show.subject import find_subject
 
-    return find_subject(Store(options.results), options.subject, options.scale, options.seed)
+    store = Store(options.results)
+    return find_subject(store, options.subject, options.scale, options.seed, own_data=options.data is None)
 
 
 def _count(options: argparse.Namespace) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mimbench.errors import UserError, check_known, unknown
 from mimbench.launch.state import find_run
 from mimbench.models.encoder import Encoder
+from mimbench.report.shown import FOLDER as PICTURES
 from mimbench.run.encoder import LEAVE_ONE, of_checkpoint, of_run
 from mimbench.store.files import file_name
 from mimbench.store.results import RunFolder, Store
@@ -52,10 +53,11 @@ class Subject:
         return of_run(self.store, self.finished(LEAVE_ONE, "encoder: nothing was pre-trained").name)
 
 
-def find_subject(store: Store, words: list[str], scale: str | None, seed: int | None) -> Subject:
-    """`RUN`, `GRID ROW` or `WEIGHTS`."""
+def find_subject(store: Store, words: list[str], scale: str | None, seed: int | None, *, own_data: bool) -> Subject:
+    """`RUN`, `GRID ROW` or `WEIGHTS`. A report shows pictures of a row's own data; others lie apart."""
     if len(words) == 2:
-        return _row(store, words[0], words[1], scale, seed)
+        row, grid = _row(store, words[0], words[1], scale, seed)
+        return row if own_data else replace(row, folder=store.root / PICTURES, name=f"{grid}.{row.name}")
     if len(words) != 1:
         raise UserError(
             f"{' '.join(words) or 'show'}: name a run, a grid and its row, or a checkpoint (a path, timm:NAME or hf:NAME)."
@@ -63,9 +65,10 @@ def find_subject(store: Store, words: list[str], scale: str | None, seed: int | 
     if scale is not None or seed is not None:
         raise UserError(f"{words[0]}: --scale and --seed belong to a row: give the grid and the row.")
     if is_checkpoint(words[0]):
-        return Subject(store, words[0], file_name(words[0]), store.root / "pictures", weights=words[0])
+        name = file_name(words[0])
+        return Subject(store, name, name, store.root / PICTURES, weights=words[0])
     folder = find_run(store, words[0])
-    return Subject(store, folder.name, folder.name, store.root / "pictures", (folder,))
+    return Subject(store, folder.name, folder.name, store.root / PICTURES, (folder,))
 
 
 def is_checkpoint(word: str) -> bool:
@@ -97,7 +100,8 @@ def grid_record(store: Store, grid: str, scale: str | None) -> dict[str, Any]:
     return at_scale[0]
 
 
-def _row(store: Store, grid: str, row: str, scale: str | None, seed: int | None) -> Subject:
+def _row(store: Store, grid: str, row: str, scale: str | None, seed: int | None) -> tuple[Subject, str]:
+    """And the grid's name and scale."""
     record = grid_record(store, grid, scale)
     rows = {found["name"]: found for found in record["rows"]}
     check_known(grid, "row", row, rows)
@@ -105,5 +109,6 @@ def _row(store: Store, grid: str, row: str, scale: str | None, seed: int | None)
     chosen = next(iter(by_seed), "") if seed is None else str(seed)
     check_known(f"{grid}: {row}: --seed", "seed", chosen, by_seed)
     runs = tuple(store.run(name) for name in by_seed[chosen].values())
-    folder = store.report_folder(record["name"], record["scale"]) / "pictures"
-    return Subject(store, f"{rows[row]['label']}, seed {chosen}", row.replace("/", "-"), folder, runs)
+    folder = store.report_folder(record["name"], record["scale"]) / PICTURES
+    found = Subject(store, f"{rows[row]['label']}, seed {chosen}", row.replace("/", "-"), folder, runs)
+    return found, f"{record['name']}.{record['scale']}"

@@ -1,5 +1,7 @@
 """`mimbench show`: each picture of real, short pre-trainings, and what is drawn in it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -115,17 +117,19 @@ def test_a_run_is_drawn_by_its_hash_and_an_exported_encoder_by_its_folder(traine
     assert np.array_equal(*pictures)
 
 
-def test_pictures_of_others_images_are_not_published(trained, tmp_path):
-    folder = tmp_path / "photos"
+def test_pictures_of_other_images_lie_apart_and_are_not_published(trained, tmp_path):
+    folder, report = tmp_path / "photos", trained[0].report_folder("seen", "smoke")
     folder.mkdir()
     for index in range(4):
         Image.fromarray(np.full((40, 50, 3), 60 * index, np.uint8)).save(folder / f"{index}.png")
-    assert shown(trained, "features", "seen", "shared", "--data", folder).returncode == 0
+    done = shown(trained, "masks", "seen", "shared", "--data", folder)
+    assert done.stdout == f"{trained[0].root}/pictures/seen.smoke.shared.masks.png\n"
     assert shown(trained, "masks", "seen", "shared").returncode == 0
-    copy_pictures(trained[0].report_folder("seen", "smoke"), tmp_path / "copy")
+    (report / "pictures" / "frozen.masks.png").write_bytes(Path(done.stdout.strip()).read_bytes())
+    copy_pictures(report, tmp_path / "copy")
     copied = {path.name for path in (tmp_path / "copy" / "pictures").iterdir()}
     assert "shared.masks.png" in copied
-    assert "shared.features.png" not in copied
+    assert "frozen.masks.png" not in copied
 
 
 @pytest.mark.parametrize(
