@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mimbench import registry
 from mimbench.parts import PatchGrid
-from mimbench.pretrain.masks import StepMasks
 from mimbench.report.colors import ACCENT, FAINT, INK, MUTED, PAPER
+from mimbench.show.masks import example_masks, mask_colors
 
 IMAGES, SIDE = 6, 14
 # settings that recipes give, beside every masker's own
@@ -35,19 +33,8 @@ def shown() -> dict[str, dict[str, Any]]:
 
 def drawn(spec: dict[str, Any]) -> np.ndarray:
     """(IMAGES, SIDE, SIDE, 3) colors: visible, masked, predicted; of a masker of blocks, each block in its own."""
-    masks = StepMasks(registry.build("masker", spec), PatchGrid(SIDE, SIDE, 16), drop=False, seed=0).whole(IMAGES, 0)
-    masked = masks.masked.numpy().reshape(IMAGES, -1)
-    colors = np.where(masked[..., None], to_rgb(MUTED), to_rgb(FAINT))
-    if masks.blocks is None:
-        predicted = np.zeros(masked.size, dtype=bool)
-        predicted[masks.predicted.numpy()] = True
-        for seen, color in ((masked, INK), (~masked, ACCENT)):
-            colors[predicted.reshape(IMAGES, -1) & seen] = to_rgb(color)
-    else:
-        for image, blocks in enumerate(masks.blocks.numpy()):
-            for index, block in enumerate(blocks):
-                colors[image, block] = colormaps["Dark2"](index)[:3]
-    return colors.reshape(IMAGES, SIDE, SIDE, 3)
+    grid = PatchGrid(SIDE, SIDE, 16)
+    return mask_colors(example_masks(spec, grid, IMAGES), grid)
 
 
 def main(target: Path) -> None:

@@ -29,7 +29,7 @@ def main(run: Path, target: Path) -> None:
     tokenizer.load_state_dict(load_weights(folder.work / WEIGHTS))
     raw = source(data.name).load(data, "val", run.parent.parent / "cache").plain(range(IMAGES))
     with torch.no_grad():
-        decoded = tokenizer.decode(tokenizer.eval()({"raw": raw}, grid).unflatten(1, (grid.rows, grid.columns)))
+        decoded = tokenizer.decode(tokenizer.eval()({"raw": raw}, grid), {"raw": raw}, grid)
     means = F.interpolate(F.avg_pool2d(raw, grid.patch), scale_factor=grid.patch)
     rows = torch.stack([raw, means, decoded.clamp(0, 1)])  # (3, IMAGES, 3, S, S)
     sheet = torch.cat([torch.cat([*row], dim=2) for row in rows], dim=1)

@@ -70,6 +70,12 @@ def _encoder_floats(spec: Spec) -> float:
     return float(sum(12 * blocks * (encoder["dim"] // finer) ** 2 for blocks, finer in _stages(encoder)))
 
 
+def _pretrained_floats(spec: Spec) -> float:
+    """The encoder, and a teacher that follows it."""
+    follows = not (spec["recipe"].get("teacher") or {"frozen": True})["frozen"]
+    return (1 + follows) * _encoder_floats(spec)
+
+
 def _swept_floats(spec: Spec) -> float:
     """One encoder per learning rate, until the best is chosen."""
     return len(spec["protocol"]["settings"]["learning_rates"]) * _encoder_floats(spec)
@@ -103,7 +109,7 @@ KINDS: dict[str, Kind] = {
         Kind("tokenizer", 1, "mimbench.run.training:train_tokenizer", lambda spec: 0.0,
              lambda spec: spec["training"]["batch"], lambda spec: 2e5, leaves_weights=True),  # as many as the dVAE at tiny
         Kind("pretrain", 1, "mimbench.run.training:pretrain", _pretrain_flops,
-             lambda spec: spec["recipe"]["schedule"]["batch"], _encoder_floats, leaves_weights=True),
+             lambda spec: spec["recipe"]["schedule"]["batch"], _pretrained_floats, leaves_weights=True),
         Kind("features", 1, "mimbench.run.features:extract", _extraction_flops, lambda spec: None, _feature_floats,
              leaves_weights=True, builds_on=("encoder",), ranks="one"),
         Kind("linear_probe", None, "mimbench.evals.linear_probe:evaluate", _little, lambda spec: None,

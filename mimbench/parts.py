@@ -162,6 +162,8 @@ class Tokenizer(nn.Module):
     reads: ClassVar[Literal["views", "teacher", "student"]] = "views"  # see TeacherTokenizer, StudentTokenizer
     trained: ClassVar[bool] = False  # True: trained in a run of its own first, see TrainedTokenizer
     files: ClassVar[tuple[str, ...]] = ()  # arguments that are paths; a run's spec has the sha256 of their content
+    # optional, for pictures: `decode(targets, batch, grid)`, (B, N) codes or (B, N, D) features -> the images that they stand
+    # for, (B, C, H, W) in [0, 1] but for rounding. `batch` has what targets leave out, such as the mean of each patch
 
     def load(self) -> None:
         """Read `files`; a ValueError for one that does not suit. Called once, before `width`."""

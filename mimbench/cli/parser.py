@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
+from mimbench.cli.show import add_commands as add_show_commands
 
 USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
 
@@ -100,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 
     add_data_commands(commands)
+    add_show_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish, export):
         _results_option(other)
     return parser

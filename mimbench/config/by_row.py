@@ -9,6 +9,7 @@ from typing import Any
 from mimbench.config.schema import Row
 from mimbench.errors import UserError, check_known
 
+BUDGET = "budget of FLOPs: "  # the source of what it sets
 LENGTH = ("steps", "steps_multiplier")  # keys of a schedule
 
 
@@ -29,7 +30,9 @@ def with_steps(rows: tuple[Row, ...], steps: Mapping[str, int], sets: Collection
 def _lasting(row: Row, steps: int, keeps_warmup: bool) -> Row:
     before = row.recipe.schedule
     warmup = min(before.warmup, steps) if keeps_warmup else round(before.warmup * steps / before.steps)
-    return replace(row, recipe=replace(row.recipe, schedule=replace(before, steps=steps, warmup=warmup)))
+    schedule = replace(before, steps=steps, warmup=warmup)
+    sources = {**row.sources, **dict.fromkeys(("schedule.steps", "schedule.warmup"), BUDGET)}
+    return replace(row, recipe=replace(row.recipe, schedule=schedule), sources=sources)
 
 
 def checked_steps(

@@ -49,6 +49,7 @@ EACH_ONCE = Range("at least one protocol, each once", lambda names: names and le
 
 T = TypeVar("T")
 Layer = dict[str, Any]  # the part of a file that goes into recipes
+Sources = dict[str, str]  # dotted key -> the file and place that set it
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def load_grid(
         check_known(f"{path}: --only", "row", row, names)
     budget_row = _budget_row(file, references[0].name, names, path)
     rows = tuple(
-        _row(point, _recipe(point, file, path, sizes, layers), other.name, file)
+        _row(point, *_recipe(point, file, path, sizes, layers), other.name, file)
         for point, other in zip(points, references, strict=True)
     )
     if file.budget == "flops" and within_budget:
@@ -230,7 +231,7 @@ def load_grid(
     )  # fmt: skip
 
 
-def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
+def _row(point: _Point, recipe: Recipe, sources: Sources, reference: str, file: GridFile) -> Row:
     """A row that states how long it trains, or its learning rate, keeps that."""
     budgeted = file.budget == "flops" and recipe.pretrain and not states(point.layer, *LENGTH)
     written = point.written
@@ -239,7 +240,8 @@ def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
         if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
             raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
-    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves, searched)
+    paper, improves = written.paper or None, written.improves
+    return Row(point.name, point.label, paper, recipe, reference, budgeted, improves, searched, sources)
 
 
 def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
@@ -331,7 +333,7 @@ def _where_present(layer: Layer, *recipes: Layer) -> Layer:
     return kept
 
 
-def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list[Layer]) -> Recipe:
+def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list[Layer]) -> tuple[Recipe, Sources]:
     """Base, scale, sizes of the scale, the base's own values at that scale, row, --set: each overrides those before it."""
     layers, at_scales, base_path = Layers(), {}, path
     base = point.written.base or file.base
@@ -361,7 +363,7 @@ def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list
         if isinstance(written, dict):
             layers.value["encoder"] = {k: v for k, v in written.items() if layers.sources[f"encoder.{k}"] in own}
     try:
-        return recipe_from(layers.value)
+        return recipe_from(layers.value), layers.sources
     except UserError as error:
         raise layers.located(error) from error
 

@@ -179,6 +179,7 @@ class Layers:
                 former = self._part(prefix, kind)
                 if isinstance(part, dict) and "type" in part and part["type"] != former.get("type"):
                     former.clear()  # another type takes none of the former type's arguments
+                    self._forget(".".join((*prefix, kind)))
                     self._merge(self.value, _nested(prefix, kind, {"type": part["type"]}), "", source)
                     self._size(prefix, kind)
         self._merge(self.value, layer, "", source)
@@ -210,6 +211,10 @@ class Layers:
                 self._merge(inner, value, f"{path}.", source)
             else:
                 target[key] = copy.deepcopy(value)
+
+    def _forget(self, path: str) -> None:
+        """Where values came from that are no more."""
+        self.sources = {key: source for key, source in self.sources.items() if not key.startswith(f"{path}.")}
 
     def located(self, error: UserError) -> UserError:
         """Name the file in an error that only knows the path, written `@path: what is wrong`."""

@@ -83,4 +83,5 @@ def with_rates(
 def at_rate(row: Row, lr: float, place: str) -> Row:
     schedule = replace(row.recipe.schedule, lr=lr)
     schedule.check(f"{place}: row '{row.name}': schedule")
-    return replace(row, recipe=replace(row.recipe, schedule=schedule))
+    sources = {**row.sources, "schedule.lr": f"{place}: "}
+    return replace(row, recipe=replace(row.recipe, schedule=schedule), sources=sources)

@@ -1,6 +1,7 @@
 """Pieces that several parts build from."""
 
 import functools
+import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +52,13 @@ def patchify(images: Tensor, rows: int, columns: int) -> Tensor:
         raise ValueError(f"an image of {height} x {width} pixels cannot be cut into {rows} x {columns} patches.")
     x = images.reshape(batch, channels, rows, height // rows, columns, width // columns)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(patches: Tensor, rows: int, columns: int, channels: int = 3) -> Tensor:
+    """The inverse, for square patches: (B, rows * columns, p * p * C) -> (B, C, H, W)."""
+    side = math.isqrt(patches.shape[-1] // channels)
+    x = patches.unflatten(1, (rows, columns)).unflatten(-1, (side, side, channels))  # (B, rows, columns, p, p, C)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), channels, rows * side, columns * side)
 
 
 def initialize_xavier(module: nn.Module) -> None:

@@ -149,7 +149,7 @@ def _training_specs(
     """The specs of a row's training runs, without seed and parents."""
     recipe = row.recipe
     data = {**as_spec(recipe.data), **sources(recipe.data.name).facts(recipe.data)}
-    full = {**_objective_spec(recipe), "encoder": as_spec(recipe.encoder), "data": data,
+    full = {**objective_spec(recipe), "encoder": as_spec(recipe.encoder), "data": data,
             "schedule": _resolved(recipe.schedule, precision)}  # fmt: skip
     specs: dict[str, dict[str, Any]] = {"pretrain": {"kind": "pretrain", "recipe": full}}
     for name, term in recipe.terms.items():
@@ -171,7 +171,7 @@ def _training_specs(
     }
 
 
-def _objective_spec(recipe: Recipe) -> dict[str, Any]:
+def objective_spec(recipe: Recipe) -> dict[str, Any]:
     """Masker and terms; of a flat recipe its parts, as before there were terms."""
     if recipe.flat:
         term = recipe.terms[ONLY]

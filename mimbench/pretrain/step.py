@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from mimbench.pretrain.terms import FrozenTokenizer, Term, make_terms, specs_of,
 from mimbench.pretrain.tokenizer import make_tokenizer
 from mimbench.runtime import Runtime
 
+ByView = dict[str, Tensor]
+Teaching = dict[tuple[str, str], Taught]  # by term and view
+Compared = tuple[Term, ByView, ByView, dict[str, Masks], Teaching]  # predictions, then targets
 Views = dict[str, Batch]  # by copy: `raw`, `image`, `label` where there are labels, and what FrozenTokenizer reads
 
 
@@ -33,21 +37,9 @@ class Pretraining(Objective):
     notes: Notes | None  # where a step is to note more than its loss
 
     def forward(self, micro: dict[str, Any]) -> Tensor:
-        masks: dict[str, Masks] = micro["masks"]
-        views: Views = {name: {**view, "image": normalize(view["raw"])} for name, view in micro["views"].items()}
-        taught = self.teach(views, masks, micro["progress"])
-        masks = {name: self.guide(drawn, name, taught) for name, drawn in masks.items()}
-        encoded = {name: self.encoder(views[name]["image"], masks.get(name), self.taps) for name in self.seen}
-        frozen: dict[tuple[str, str], Tensor] = {}
-        predicted: dict[str, dict[str, Tensor]] = {}
         loss: Any = 0.0
-        for term in self.terms:
-            decoder, on = self.decoders[term.decoder], masks if term.level == "patch" else {}
-            read = {v: term.reads(encoded[v], on.get(v), predicted, v) for v in term.views}
-            predicted[term.name] = prediction = {v: decoder(read[v], on.get(v)) for v in term.views}  # (M, W) or (B, W)
+        for term, prediction, target, masks, taught in self.compared(micro):
             with torch.autocast(micro["device"], enabled=False):
-                prediction = {v: p.float() for v, p in prediction.items()}
-                target = {v: self.target(term, v, views, masks, taught, prediction, frozen) for v in term.targets}
                 before = loss
                 for student, source in term.pairs:
                     values = term.values(prediction[student], target[source], masks.get(source), micro["first"])
@@ -58,6 +50,24 @@ class Pretraining(Objective):
                     compared = [term.predicted(found, masks.get(view)) for view, found in target.items()]
                     self.notes.add(term.name, loss - before, compared, self.codes.get(term.name))
         return loss
+
+    def compared(self, micro: dict[str, Any]) -> Iterator[Compared]:
+        """For each term its predictions and its targets by view, the masks, and what the teacher made of the views."""
+        masks: dict[str, Masks] = micro["masks"]
+        views: Views = {name: {**view, "image": normalize(view["raw"])} for name, view in micro["views"].items()}
+        taught = self.teach(views, masks, micro["progress"])
+        masks = {name: self.guide(drawn, name, taught) for name, drawn in masks.items()}
+        encoded = {name: self.encoder(views[name]["image"], masks.get(name), self.taps) for name in self.seen}
+        frozen: dict[tuple[str, str], Tensor] = {}
+        predicted: dict[str, dict[str, Tensor]] = {}
+        for term in self.terms:
+            decoder, on = self.decoders[term.decoder], masks if term.level == "patch" else {}
+            read = {v: term.reads(encoded[v], on.get(v), predicted, v) for v in term.views}
+            predicted[term.name] = prediction = {v: decoder(read[v], on.get(v)) for v in term.views}  # (M, W) or (B, W)
+            with torch.autocast(micro["device"], enabled=False):
+                prediction = {v: p.float() for v, p in prediction.items()}
+                target = {v: self.target(term, v, views, masks, taught, prediction, frozen) for v in term.targets}
+            yield term, prediction, target, masks, taught
 
     def teach(self, views: Views, masks: dict[str, Masks], progress: float) -> dict[tuple[str, str], Taught]:
         """What the teacher makes of the views, by term and view."""

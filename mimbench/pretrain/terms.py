@@ -33,6 +33,8 @@ class FrozenTokenizer:
         self._own_view = getattr(tokenizer, "stride", None) not in (None, grid.patch)
         self.width: Callable[[PatchGrid], int] = tokenizer.width
         self.target = tokenizer.target
+        if hasattr(tokenizer, "decode"):
+            self.decode = tokenizer.decode
 
     def __call__(self, view: Batch) -> Tensor:
         if self._own_view:

@@ -13,6 +13,7 @@ from mimbench.report.build import write_report
 from mimbench.report.collect import Grid, RunRecord
 from mimbench.report.curves import written_curve
 from mimbench.report.format import count, csv
+from mimbench.report.shown import copy_pictures
 from mimbench.store.files import read_json, write_atomically, write_json
 from mimbench.store.results import Store
 
@@ -28,6 +29,7 @@ def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
     write_json(target / "grid.json", read_json(store.grid_path(name, scale)))
     write_atomically(target / "records.jsonl", "".join(map(_line, grid.records.values())))
     write_atomically(target / "curves.csv", _curves(grid))
+    copy_pictures(store.report_folder(name, scale), target)
     write_report(analysis, target, runs_at=None)
     for path in target.glob("*.svg"):  # the page holds them
         path.unlink()

@@ -18,11 +18,12 @@ from mimbench.plan.terms import check_micro_batches
 from mimbench.pretrain.curve import FIGURES
 from mimbench.pretrain.fit import fit
 from mimbench.pretrain.health import health
-from mimbench.pretrain.step import load_encoder, make_pretraining
+from mimbench.pretrain.step import load_encoder
 from mimbench.pretrain.terms import tokenizer_side
 from mimbench.pretrain.tokenizer import FrozenEncoder, TokenizerFit, make_tokenizer
 from mimbench.run.data import data_of
-from mimbench.run.weights import encoder_config, keep_weights, parent_weights, with_imported_files
+from mimbench.run.objective import keep_objective, make_objective
+from mimbench.run.weights import encoder_config, keep_weights, parent_weights
 from mimbench.runtime import Runtime
 from mimbench.store.results import RunFolder, Store
 from mimbench.store.weights import load_weights
@@ -83,14 +84,10 @@ def _learn(tokenizer: Any, store: Store, spec: dict[str, Any], size: int, runtim
 
 
 def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
-    recipe = with_imported_files(store, spec["recipe"])
+    recipe = spec["recipe"]
     data, schedule = data_of(spec), from_spec(ScheduleConfig, recipe["schedule"])
     check_micro_batches([recipe], runtime.micro_batch)
-    weights = {role: parent_weights(store, name) for role, name in spec["parents"].items()}
-    parents = {role: noted for role, (_, noted) in weights.items()}
-    state = {role: load_weights(path) for role, (path, _) in weights.items()}
-    other = encoder_config(store, spec["parents"]["teacher"]) if "teacher" in state else None
-    objective = make_pretraining(recipe, state, spec["seed"], runtime.device, other)
+    objective, parents = make_objective(store, spec, runtime.device)
     views = {name: from_spec(ViewConfig, view) for name, view in recipe.get("views", {}).items()}
     found = opened(data.name)
     images = found.load(data, "train", store.cache).head(data.images)
@@ -104,5 +101,5 @@ def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Run
     return {
         "metrics": {"loss": float(f"{objective.last_loss:{FIGURES}}")}, "values": {"health": figures}, "parents": parents,
         "flags": [*flags, *found.flags(("train",), store.cache)],
-        "weights_sha256": keep_weights(folder, objective.kept().state_dict()) if runtime.rank == 0 else "",
+        "weights_sha256": keep_objective(folder, objective) if runtime.rank == 0 else "",
     }, schedule.steps * schedule.batch  # fmt: skip

@@ -4,6 +4,7 @@ results/runs/<kind>-<12 hex>/   spec.json, claim-N, submissions/, attempts/, fai
 results/grids/<name>.<scale>.json   which runs make up which row of a grid, as last planned
 results/evaluate/                   grids and scales that `mimbench evaluate` wrote
 results/reports/<name>.<scale>/     derived, deletable
+results/pictures/                   what `mimbench show` drew of single runs, checkpoints and other images; deletable
 results/slurm/<job>/                scripts, stdout and stderr of cluster jobs
 results/slurm/released/<array>      this array's submission was completed: a task held in it now is held by its user
 results/locks/<name>/               leases of work that one process does at a time

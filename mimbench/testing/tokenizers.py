@@ -69,6 +69,8 @@ def _check_reader(name: str, tokenizer: Tokenizer, grid: PatchGrid, batch: int) 
     part = tokenizer({key: view[:2] for key, view in views.items()}, grid)
     _check_targets(name, tokenizer, grid, allowed[0], batch, targets)
     _check_repeatable(name, targets, again, part)
+    if decode := getattr(tokenizer, "decode", None):
+        check_shape(name, "the decoded images", decode(targets, views, grid), size)
 
 
 def _check_teacher(name: str, tokenizer: TeacherTokenizer, grid: PatchGrid, batch: int) -> None:

@@ -107,9 +107,9 @@ class DiscreteVAE(TrainedTokenizer):
         return codes
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, rows, columns) -> the images that they stand for, (B, C, H, W) in [0, 1] but for rounding."""
-        return self._reconstruct(self.codebook[codes]) * SPREAD + 0.5
+    def decode(self, targets: Tensor, batch: Batch, grid: PatchGrid) -> Tensor:
+        """Codes (B, N) -> the images that they stand for, (B, C, H, W) in [0, 1] but for rounding."""
+        return self._reconstruct(self.codebook[targets.unflatten(1, (grid.rows, grid.columns))]) * SPREAD + 0.5
 
     def _logits(self, images: Tensor) -> Tensor:
         """(B, rows, columns, vocabulary), float32 under autocast too."""

@@ -56,6 +56,11 @@ class Palette(TrainedTokenizer):
         with torch.autocast(means.device.type, enabled=False):  # bf16 would change codes
             return assigned(means.flatten(0, 1), self.palette).view(means.shape[:2])
 
+    def decode(self, targets: Tensor, batch: Batch, grid: PatchGrid) -> Tensor:
+        """Codes (B, N) -> images of patches of one color each, (B, 3, H, W)."""
+        colors = self.palette[targets.unflatten(1, (grid.rows, grid.columns))].permute(0, 3, 1, 2)
+        return F.interpolate(colors, scale_factor=float(self.patch))
+
     @torch.no_grad()
     def quality(self, batch: Batch, grid: PatchGrid) -> dict[str, Any]:
         """Usable if its colors are nearer to the patches' than the mean color of all is, and if they are in use."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mimbench.models.blocks import patchify
+from mimbench.models.blocks import patchify, unpatchify
 from mimbench.parts import Batch, PatchGrid, Tokenizer
 from mimbench.registry import TOKENIZERS
 
@@ -42,6 +42,21 @@ class Pixels(Tokenizer):
                 f"the view raw gives {patches.shape[-1]} values per patch, and the grid has {self.width(grid)}."
             )
         if self.normalize:
-            variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased
-            patches = (patches - mean) / (variance + 1e-6).sqrt()
+            mean, deviation = _statistics(patches)
+            patches = (patches - mean) / deviation
         return patches
+
+    @torch.no_grad()
+    def decode(self, targets: Tensor, batch: Batch, grid: PatchGrid) -> Tensor:
+        """(B, N, D) -> images (B, 3, H, W); standardized patches get mean and deviation of the batch's, as MAE's figures do."""
+        if self.normalize:
+            shown = patchify((batch["raw"] - self.mean) / self.std, grid.rows, grid.columns)
+            mean, deviation = _statistics(shown)
+            targets = targets * deviation + mean
+        return unpatchify(targets, grid.rows, grid.columns) * self.std + self.mean
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch, (B, N, 1)."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased
+    return mean, (variance + 1e-6).sqrt()

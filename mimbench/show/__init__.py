@@ -1,0 +1,1 @@
+"""Looking at what a row does: one file per thing that `mimbench show` draws or prints."""
