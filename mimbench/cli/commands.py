@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
+from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
@@ -320,7 +321,7 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
-                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data)
+                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, merge_results, export_run, check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":
