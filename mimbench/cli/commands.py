@@ -15,6 +15,7 @@ from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
 from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
+from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
 from mimbench.kinds import PROTOCOLS
@@ -321,7 +322,8 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
-                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, merge_results, export_run, check_data, get_data, pack_data)
+                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, verify_results, merge_results, export_run, check_data,
+                    get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

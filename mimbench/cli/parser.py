@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
 from mimbench.cli.merge import add_command as add_merge_command
+from mimbench.cli.verify import add_command as add_verify_command
 
 USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
 
@@ -100,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 
+    add_verify_command(commands)
     add_merge_command(commands)
     add_data_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish, export):

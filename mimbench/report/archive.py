@@ -10,7 +10,7 @@ from mimbench.errors import UserError
 from mimbench.inert import for_markdown
 from mimbench.report.analysis import analyze
 from mimbench.report.build import write_report
-from mimbench.report.collect import Grid, RunRecord
+from mimbench.report.collect import Grid, RunRecord, read_run
 from mimbench.report.curves import written_curve
 from mimbench.report.format import count, csv
 from mimbench.store.files import read_json, write_atomically, write_json
@@ -36,8 +36,19 @@ def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
 def write_records(store: Store, grid: Grid, target: Path) -> None:
     """What the tables follow from."""
     write_json(target / GRID, read_json(store.grid_path(grid.name, grid.scale)))
-    write_atomically(target / RECORDS, "".join(map(_line, grid.records.values())))
+    write_atomically(target / RECORDS, "".join(map(_line, _with_ancestors(store, grid))))
     write_atomically(target / CURVES, _curves(grid))
+
+
+def _with_ancestors(store: Store, grid: Grid) -> list[RunRecord]:
+    """All that the runs of its rows rest on: a row names one of its tokenizers only."""
+    found, waiting = {}, list(grid.records.values())
+    while waiting:
+        record = waiting.pop()
+        found[record.name] = record
+        parents = (record.spec or {}).get("parents", {}).values()
+        waiting += [read_run(store.run(name)) for name in parents if name not in found and name not in grid.records]
+    return [record for _, record in sorted(found.items())]
 
 
 def _line(record: RunRecord) -> str:

@@ -45,12 +45,26 @@ def is_of_another_version(folder: Path) -> bool:
 
 
 def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, PublishedRun]]:
-    """The grid's record and its runs by name, each checked: the name of a run is the hash of its spec."""
+    """The grid's record and its runs by name; the first line that is wrong raises."""
+    runs = {}
+    for run in each_run(folder):
+        if isinstance(run, UserError):
+            raise run
+        runs[run.run] = run
+    return read_grid(folder / GRID), runs
+
+
+def each_run(folder: Path) -> Iterator[PublishedRun | UserError]:
+    """Each line checked: the name of a run is the hash of its spec. In place of a line that is wrong, the error."""
     if is_of_another_version(folder):
         raise UserError(
             f"{folder}: its records were written by another version of mimbench, which this one does not read."
         )
-    return read_grid(folder / GRID), {run.run: run for run in map(_checked, _lines(folder / RECORDS))}
+    for line in _lines(folder / RECORDS):
+        try:
+            yield _checked(line)
+        except UserError as error:
+            yield error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
