@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench.cli.data import check_data, get_data, pack_data
-from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
+from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports
 from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
+from mimbench.cli.report import write_reports
 from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
@@ -187,19 +188,6 @@ def search_rates(options: argparse.Namespace) -> int:
         from mimbench.cli.search import search_grid
 
     return search_grid(options, functools.partial(_carry_out, options=options, suggest_seeds=False))
-
-
-def write_reports(options: argparse.Namespace) -> int:
-    from mimbench.cli.jobs import grids
-
-    store, code = Store(options.results), EXIT_OK
-    for name, scale in grids(store, options.grid, options.scale):
-        try:
-            show_report(store, name, scale)
-        except UserError as error:  # a grid that is refused hides no other
-            print(f"mimbench: {for_terminal(str(error))}", file=sys.stderr)
-            code = EXIT_USAGE
-    return code
 
 
 def show_status(options: argparse.Namespace) -> int:
