@@ -28,6 +28,7 @@ def write_reports(options: argparse.Namespace) -> int:
     out = (stores[0] if stores else Store(options.results)).root / "reports"
     refused: list[str] = []
     found: Found = []
+    code = EXIT_OK
     for store in stores:
         shown = grids(store, wanted, options.scale)
         for name, scale in grids(store, None):
@@ -35,15 +36,17 @@ def write_reports(options: argparse.Namespace) -> int:
                 found.append((_analysis(store, name, scale, (name, scale) in shown), _origin(store, name, scale, out)))
             except UserError as error:
                 refused.append(str(error))
+                code = EXIT_USAGE if (name, scale) in shown else code
     for copy in copies:
         try:
             found += _published(copy, out)
         except UserError as error:
             refused.append(str(error))
+            code = EXIT_USAGE
     _write_leaderboard(found, out, refused)
     for text in refused:
         print(f"mimbench: {for_terminal(text)}", file=sys.stderr)
-    return EXIT_USAGE if refused else EXIT_OK
+    return code
 
 
 def _sources(words: list[str], results: str) -> tuple[list[Store], list[Path], str | None]:

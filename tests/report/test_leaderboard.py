@@ -27,10 +27,11 @@ from mimbench.store.results import Store, run_name
 
 HERE = Origin("here", "demo.tiny/index.html", "../runs")
 THERE = Origin("there", "../../there/index.html", None)
-numbers = st.floats(0, 100, allow_nan=False).map(lambda value: round(value, 3))
+numbers = st.integers(0, 1000).map(lambda value: value / 10)
 samples = st.lists(st.dictionaries(st.integers(0, 5), numbers, min_size=2), min_size=2, max_size=6)
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # scipy's, of nearly equal values
 @given(samples)
 def test_every_pair_is_tested_as_scipy_does(rows):
     for first, second, difference, p in zip(*pairwise(rows), strict=True):
@@ -53,7 +54,7 @@ def test_a_rank_is_one_plus_the_rows_that_are_significantly_better(rows):
     expected = [1] * len(rows)
     for pair, p in adjusted.items():
         if p < 0.05:
-            expected[pair[tests[pair][0] > 0]] += 1
+            expected[pair[int(tests[pair][0] > 0)]] += 1
     assert ranks(rows) == expected
 
 
@@ -216,7 +217,7 @@ def test_two_folders_become_one_leaderboard_by_one_command(tmp_path):
 
 PERSON = """<script>
 const press = name => [...document.querySelectorAll(".group thead button")].find(button => button.textContent === name).click();
-const labels = () => [...document.querySelectorAll(".group tbody")][0].innerText.match(/^[A-Z]{3,}/gm).join(" ");
+const labels = () => [...document.querySelector(".group tbody").rows].map(row => row.cells[1].firstChild.data).join(" ");
 const said = [];
 press("Value"); said.push(labels());
 press("Value"); said.push(labels());
