@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.cli.dispatch import show_report
-from mimbench.cli.jobs import grids
 from mimbench.errors import EXIT_OK, EXIT_USAGE, UserError
 from mimbench.inert import for_terminal
+from mimbench.store.files import is_path
 from mimbench.store.published import is_of_another_version, is_published, published_folders
 from mimbench.store.results import Store
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 def write_reports(options: argparse.Namespace) -> int:
     """A grid that is refused hides no other."""
+    from mimbench.cli.jobs import grids
+
     stores, copies, wanted = _sources(options.sources, options.results)
     out = (stores[0] if stores else Store(options.results)).root / "reports"
     refused: list[str] = []
@@ -54,19 +56,20 @@ def _sources(words: list[str], results: str) -> tuple[list[Store], list[Path], s
     stores, copies, names = [], [], []
     for word in words:
         path = Path(word)
-        if not path.is_dir():
-            names.append(word)
-        elif (path / "grids").is_dir() or (path / "runs").is_dir():
+        found = [path] if is_published(path) else published_folders(path) if path.is_dir() else []
+        if (path / "grids").is_dir() or (path / "runs").is_dir():
             stores.append(Store(path))
-        elif found := [path] if is_published(path) else published_folders(path):
+        elif found:
             copies += found
-        else:
+        elif is_path(word):
             raise UserError(f"{word}: no results there: neither a results folder nor a published copy.")
+        else:
+            names.append(word)
     if len(names) > 1:
         raise UserError(f"{', '.join(names)}: name one grid, or folders that exist.")
     if not stores and not copies:
         stores = [Store(results)]
-    return stores, copies, names[0] if names else None
+    return stores, list({copy.resolve(): copy for copy in copies}.values()), names[0] if names else None
 
 
 def _analysis(store: Store, name: str, scale: str, shown: bool) -> Analysis:

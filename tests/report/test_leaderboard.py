@@ -213,6 +213,8 @@ def test_two_folders_become_one_leaderboard_by_one_command(tmp_path):
     assert "3 grids" in page
     assert "../../there/reports/demo.tiny/index.html" in page
     assert (tmp_path / "there" / "reports" / "demo.tiny" / "index.html").exists()
+    refused = mimbench("report", f"{tmp_path}/nowhere")
+    assert (refused.returncode, "nowhere: no results there" in refused.stderr) == (2, True)
 
 
 PERSON = """<script>
