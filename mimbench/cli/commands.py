@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench.cli.data import check_data, get_data, pack_data
-from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
+from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports
+from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
+from mimbench.cli.report import write_reports
 from mimbench.cli.show import show
+from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
 from mimbench.kinds import PROTOCOLS
@@ -188,19 +191,6 @@ def search_rates(options: argparse.Namespace) -> int:
     return search_grid(options, functools.partial(_carry_out, options=options, suggest_seeds=False))
 
 
-def write_reports(options: argparse.Namespace) -> int:
-    from mimbench.cli.jobs import grids
-
-    store, code = Store(options.results), EXIT_OK
-    for name, scale in grids(store, options.grid, options.scale):
-        try:
-            show_report(store, name, scale)
-        except UserError as error:  # a grid that is refused hides no other
-            print(f"mimbench: {for_terminal(str(error))}", file=sys.stderr)
-            code = EXIT_USAGE
-    return code
-
-
 def show_status(options: argparse.Namespace) -> int:
     """By row and kind: done, running, queued, failed, blocked; then where, and why."""
     from mimbench.cli import status
@@ -321,7 +311,8 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
-                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, export_run, check_data, get_data, pack_data, show)
+                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, verify_results, merge_results, export_run, check_data,
+                    get_data, pack_data, show)
 }  # fmt: skip
 
 if __name__ == "__main__":

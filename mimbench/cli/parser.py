@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
+from mimbench.cli.merge import add_command as add_merge_command
 from mimbench.cli.show import add_commands as add_show_commands
+from mimbench.cli.verify import add_command as add_verify_command
 
 USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
 
@@ -67,7 +69,13 @@ def make_parser() -> argparse.ArgumentParser:
     budget.add_argument("--scale", help="default: the grid's")
     _results_option(budget)
 
-    report = command("report", "write_reports", "write the report of a grid from its records")
+    report = command(
+        "report", "write_reports", "write the reports of grids from their records, and one leaderboard of all"
+    )
+    report.add_argument(
+        "sources", nargs="*", metavar="GRID | RESULTS",
+        help="a grid (default: all), or results folders and published copies to show together",
+    )  # fmt: skip
     report.add_argument("--scale", help="default: all")
     status = command("status", "show_status", "progress of all runs, here and in the queue")
     status.add_argument("--watch", action="store_true", help="refresh until no run is running or queued")
@@ -75,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     retry = command("retry", "retry_runs", "rerun everything that is neither done, running nor queued")
     retry.add_argument("--failed", action="store_true", help="only failed runs and those blocked by them")
     _runtime_options(retry, on=None)  # runs that were submitted before need an explicit choice
-    for on_grids in (report, status, cancel, retry):
+    for on_grids in (status, cancel, retry):
         on_grids.add_argument("grid", nargs="?", help="name of the grid (default: all)")
 
     why = command("why", "show_why", "what a run waits for, or why it failed")
@@ -100,6 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
 
+    add_verify_command(commands)
+    add_merge_command(commands)
     add_data_commands(commands)
     add_show_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish, export):
