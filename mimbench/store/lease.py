@@ -1,7 +1,7 @@
 """Leases: which process works on a folder now. No lock that a dead process could keep.
 
-A lease is acquired by creating the next `claim-N` exclusively and kept alive by its modification time. A dead one is taken
-over by creating `claim-(N+1)`, which only one process can: no rename race.
+A lease is acquired by creating the next `claim-N` exclusively, and by then finding no other live one: a number may be in use again
+after a release. It is kept alive by its modification time. A dead one is taken over by creating `claim-(N+1)`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import random
 import re
 import secrets
 import socket
@@ -25,6 +26,7 @@ from mimbench.store.files import write_json
 
 HEARTBEAT_SECONDS = 15
 DEAD_AFTER_SECONDS = 120  # without a heartbeat, where the process itself cannot be checked: another host
+ATTEMPTS = 10  # where two processes claim at once, both give way and try again
 CLAIM = re.compile("claim-[0-9]{1,9}")
 IsDead = Callable[[dict[str, Any]], bool]
 
@@ -61,7 +63,7 @@ class Lease:
     def _is_ours(self) -> bool:
         """By its token: after a takeover and a release its number may be reused by another process."""
         try:
-            return _claims(self.path.parent)[-1:] == [self.path] and _owner(self.path).get("token") == self._token
+            return _owner(self.path).get("token") == self._token
         except FileNotFoundError:
             return False
 
@@ -80,21 +82,25 @@ def acquire(
     `on_lost` is called if another process takes it over later. `is_dead` may know that an owner on another host is gone
     although its last heartbeat is recent, for example from the queue of a cluster.
     """
-    claims = _claims(folder)
-    if claims and _alive(claims[-1], is_dead):
-        return None
-    path = folder / f"claim-{_number(claims[-1]) + 1 if claims else 0}"
-    pid, token = os.getpid(), secrets.token_hex(8)
-    owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": process_start(pid),
-             "job": slurm_job(), "token": token}  # fmt: skip
-    if not write_json(path, owner, once=True):
-        return None
-    if _claims(folder)[-1:] != [path]:  # another process took it over since we looked
+    for _ in range(ATTEMPTS):
+        claims = _claims(folder)
+        if any(_alive(claim, is_dead) for claim in claims):
+            return None
+        path = folder / f"claim-{_number(claims[-1]) + 1 if claims else 0}"
+        pid, token = os.getpid(), secrets.token_hex(8)
+        owner = {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "start": process_start(pid),
+                 "job": slurm_job(), "token": token}  # fmt: skip
+        if not write_json(path, owner, once=True):
+            return None
+        # what was listed may have been released and claimed anew since, under another number: of two who claim at the
+        # same time, at least the later one sees the other here
+        if not any(_alive(claim, is_dead) for claim in _claims(folder) if claim != path):
+            for old in claims:
+                old.unlink(missing_ok=True)
+            return Lease(path, token, on_lost)
         path.unlink(missing_ok=True)
-        return None
-    for old in claims:
-        old.unlink(missing_ok=True)
-    return Lease(path, token, on_lost)
+        time.sleep(random.uniform(0, 0.05))
+    return None
 
 
 def is_held(folder: Path) -> bool:
