@@ -19,6 +19,7 @@ from mimbench.report.analysis import analyze
 from mimbench.report.markdown import markdown
 from mimbench.report.table import tabulate
 from mimbench.run.flops import add_flops
+from mimbench.store.results import Store
 
 METHODS = str(ROOT / "tests" / "methods.yaml")
 
@@ -93,7 +94,8 @@ def test_a_recipe_is_counted_once(tmp_path, store, monkeypatch):
     assert set(longer.flops.values()) == {2 * value for value in first.flops.values()}
 
 
-def test_a_count_of_which_a_digit_was_changed_is_made_again(tmp_path, store, capsys):
+def test_a_count_of_which_a_digit_was_changed_is_made_again(tmp_path, capsys):
+    store = Store(tmp_path / "results")
     plan = grid(tmp_path, [{"name": "labels", "base": "supervised"}])
     prepare(plan, store)
     add_flops(plan, store)
