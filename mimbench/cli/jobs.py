@@ -78,7 +78,8 @@ def logs(store: Store, folder: RunFolder, follow: bool) -> Iterator[str]:
     run = states_of(store, [folder.name])[0][folder.name]
     files = log_files(folder, run.job)
     if not files:
-        raise UserError(f"{folder.path}: no log yet; the run is {run.state}.")
+        why = "the run is done and printed nothing" if run.state == "done" else f"no log yet; the run is {run.state}"
+        raise UserError(f"{folder.path}: {why}. See `mimbench why {folder.name}`.")
     for path in files:
         if path != folder.work / "log.txt":
             yield f"--- {path}\n"

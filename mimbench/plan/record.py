@@ -52,14 +52,17 @@ def _meaning(grid: dict[str, Any]) -> list[Any]:
 
 
 def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> None:
-    """Of unchanged rows, for the seeds of this call. `add_seeds`: and for those that continue 0, 1, 2, ...
+    """Of unchanged rows, for the seeds of this call and protocols that it left out. `add_seeds`: and for those that continue 0, 1, 2, ...
 
     Seeds that a list once named are dropped with the list: settings may have been chosen on them.
     """
     earlier = {(row["name"], row["key"]): row["runs"] for row in old["rows"]}
     flops = {(row["name"], row["key"]): row.get("flops") for row in old["rows"]}
     for row in new["rows"]:
-        row["runs"] = {**earlier.get((row["name"], row["key"]), {}), **row["runs"]}
+        before = earlier.get((row["name"], row["key"]), {})
+        row["runs"] = {
+            seed: {**before.get(seed, {}), **row["runs"].get(seed, {})} for seed in {**before, **row["runs"]}
+        }
         if found := flops.get((row["name"], row["key"])):
             row.setdefault("flops", found)
     seeds = set(new["seeds"])

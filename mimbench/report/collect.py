@@ -128,8 +128,12 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
     raw = all_for_terminal(read_grid_record(path))
     names = {run for row in raw["rows"] for runs in row["runs"].values() for run in runs.values()}
+    planned = {kind for row in raw["rows"] for runs in row["runs"].values() for kind in runs}
+    columns = [Column(**column) for column in raw["columns"] if column["protocol"] in planned]
+    if raw["primary"] and raw["primary"]["protocol"] not in planned:
+        raw["primary"] = None  # left out of every call by --protocols
     return Grid(
-        columns=[Column(**column) for column in raw["columns"]],
+        columns=columns,
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
                 {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))
