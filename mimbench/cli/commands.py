@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from mimbench import __version__
 from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
+from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
 from mimbench.cli.protocols import protocol_names
 from mimbench.cli.usage import OVERVIEW
+from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
 from mimbench.runtime import quick_imports
@@ -182,6 +184,11 @@ def write_reports(options: argparse.Namespace) -> int:
     from mimbench.cli.jobs import grids
 
     store, code = Store(options.results), EXIT_OK
+    if options.json:
+        from mimbench.report.data import tables_as_json
+
+        print(tables_as_json(store, grids(store, options.grid, options.scale)))
+        return code
     for name, scale in grids(store, options.grid, options.scale):
         try:
             show_report(store, name, scale)
@@ -304,7 +311,8 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
-                    cancel_jobs, retry_runs, examine, list_names, show_overview, publish_grid, export_run, check_data, get_data, pack_data)
+                    cancel_jobs, retry_runs, examine, list_names, show_overview, publish_grid, verify_results, merge_results, export_run,
+                    check_data, get_data, pack_data)
 }  # fmt: skip
 
 if __name__ == "__main__":

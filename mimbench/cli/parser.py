@@ -10,13 +10,15 @@ from typing import Any
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
 from mimbench.cli.listing import LISTS
+from mimbench.cli.merge import add_command as add_merge_command
 from mimbench.cli.usage import Parser
+from mimbench.cli.verify import add_command as add_verify_command
 
 USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mimbench", description="A bench for masked image modeling.")
+    parser: argparse.ArgumentParser = Parser(prog="mimbench", description="A bench for masked image modeling.")
     parser.set_defaults(command="show_overview")
     parser.add_argument("--version", action="version", version=f"mimbench {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -104,6 +106,8 @@ def make_parser() -> argparse.ArgumentParser:
     for answers in (plan, status, report, listed):
         answers.add_argument("--json", action="store_true", help="print JSON instead, for other programs")
 
+    add_verify_command(commands)
+    add_merge_command(commands)
     add_data_commands(commands)
     for other in (report, status, why, logs, cancel, retry, doctor, publish, export):
         _results_option(other)

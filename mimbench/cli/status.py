@@ -67,7 +67,7 @@ def _check_there(store: Store) -> None:
 def as_json(store: Store, grid: str | None = None) -> str:
     """Per grid its runs, each with its state, and why."""
     _check_there(store)
-    found = []
+    found: list[dict[str, Any]] = []
     for path, record in store.grids(grid):
         if isinstance(record, UserError):
             found.append({"grid": path.stem, "problem": str(record)})

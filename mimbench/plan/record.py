@@ -43,6 +43,9 @@ def write_grid_record(plan: Plan, store: Store) -> None:
         old = read_record(path)
         if old.get("format") == GRID_FORMAT and _meaning(old) == _meaning(new):
             _keep_runs(new, old, add_seeds=not plan.grid.only_these_seeds)
+    planned = {kind for row in new["rows"] for runs in row["runs"].values() for kind in runs}
+    if left_out := [column["protocol"] for column in new["columns"] if column["protocol"] not in planned]:
+        new["left_out"] = left_out  # by --protocols, of every call so far: no columns of the report
     write_record(path, new)
 
 

@@ -40,7 +40,10 @@ class Analysis:
 
 def analyze(store: Store, name: str, scale: str) -> Analysis:
     """Read the grid, refuse numbers that are not comparable, compute the statistics."""
-    grid = read_grid(store, name, scale)
+    return analysis_of(read_grid(store, name, scale))
+
+
+def analysis_of(grid: Grid) -> Analysis:
     check_comparable(grid)
     cells = [cell for column in grid.columns for cell in _column_cells(grid, column)]
     return Analysis(grid, {(cell.row.name, cell.column.protocol): cell for cell in cells})

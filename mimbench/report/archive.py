@@ -1,4 +1,4 @@
-"""A copy of a grid's records and report that is small enough to commit. For reading: its runs never count as done."""
+"""A copy of a grid's records and report that is small enough to commit. Its runs count as done only where it is merged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from mimbench.errors import UserError
 from mimbench.inert import for_markdown
 from mimbench.report.analysis import analyze
 from mimbench.report.build import write_report
-from mimbench.report.collect import Grid, RunRecord
+from mimbench.report.collect import Grid, RunRecord, read_run
 from mimbench.report.curves import written_curve
 from mimbench.report.format import count, csv
 from mimbench.store.files import read_json, write_atomically, write_json
+from mimbench.store.published import CURVES, GRID, RECORDS
 from mimbench.store.results import Store
 
 CURVE_LINES = 200  # kept of a run's curve: every k-th one and the last
@@ -21,18 +22,33 @@ CURVE_LINES = 200  # kept of a run's curve: every k-th one and the last
 
 def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
     """Write records.jsonl, curves.csv, grid.json, the report and a README into `target`."""
-    if target.exists() and any(target.iterdir()) and not (target / "records.jsonl").exists():
+    if target.exists() and any(target.iterdir()) and not (target / RECORDS).exists():
         raise UserError(f"{target}: not a folder of published records. Name an empty folder.")
     analysis = analyze(store, name, scale)
-    grid = analysis.grid
-    write_json(target / "grid.json", read_json(store.grid_path(name, scale)))
-    write_atomically(target / "records.jsonl", "".join(map(_line, grid.records.values())))
-    write_atomically(target / "curves.csv", _curves(grid))
+    write_records(store, analysis.grid, target)
     write_report(analysis, target, runs_at=None)
     for path in target.glob("*.svg"):  # the page holds them
         path.unlink()
-    write_atomically(target / "README.md", _readme(grid))
+    write_atomically(target / "README.md", _readme(analysis.grid))
     return target
+
+
+def write_records(store: Store, grid: Grid, target: Path) -> None:
+    """What the tables follow from."""
+    write_json(target / GRID, read_json(store.grid_path(grid.name, grid.scale)))
+    write_atomically(target / RECORDS, "".join(map(_line, _with_ancestors(store, grid))))
+    write_atomically(target / CURVES, _curves(grid))
+
+
+def _with_ancestors(store: Store, grid: Grid) -> list[RunRecord]:
+    """All that the runs of its rows rest on: a row names one of its tokenizers only."""
+    found, waiting = {}, list(grid.records.values())
+    while waiting:
+        record = waiting.pop()
+        found[record.name] = record
+        parents = (record.spec or {}).get("parents", {}).values()
+        waiting += [read_run(store.run(name)) for name in parents if name not in found and name not in grid.records]
+    return [record for _, record in sorted(found.items())]
 
 
 def _line(record: RunRecord) -> str:
@@ -50,7 +66,7 @@ def _curves(grid: Grid) -> str:
     for record in grid.records.values():
         curve = written_curve(record.folder / "curve.csv")
         if len(curve):
-            step, last = math.ceil(len(curve) / CURVE_LINES) or 1, len(curve) - 1
+            step, last = math.ceil((len(curve) - 1) / CURVE_LINES) or 1, len(curve) - 1
             curve.insert(0, "run", record.name)
             curves.append(curve[(curve.index % step == 0) | (curve.index == last)])
     return csv(pd.concat(curves))
@@ -64,7 +80,8 @@ Grid `{grid.name}` at scale `{grid.scale}`: {done} of {count(len(grid.records), 
 {count(len(grid.seeds), "seed")}.
 
 These files are for reading. They never count as work done: mimbench looks for finished runs under `results/runs/`
-only, and repeats every run that it does not find there.
+only, and repeats every run that it does not find there. `mimbench merge <this folder> --into results` imports them; from then
+on they count as done there.
 
 | file | content |
 |---|---|

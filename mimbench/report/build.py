@@ -26,10 +26,7 @@ def write_report(analysis: Analysis, folder: Path, *, runs_at: str | None = "../
     from mimbench.report.page import page
 
     table, drawings = tabulate(analysis), list(draw(analysis))
-    files: dict[str, str | bytes] = {"table.md": markdown(table), "table.csv": table_csv(analysis),
-                                     "table.tex": latex(table), "costs.csv": costs_csv(analysis.grid)}  # fmt: skip
-    if table.spreads:
-        files["variance.csv"] = variance_csv(table.spreads)
+    files: dict[str, str | bytes] = {**table_files(analysis, table)}
     for drawing in drawings:
         files |= {f"{drawing.name}.svg": drawing.svg, f"{drawing.name}.png": drawing.png}
     files["index.html"] = page(table, drawings, runs_at=runs_at)
@@ -39,3 +36,10 @@ def write_report(analysis: Analysis, folder: Path, *, runs_at: str | None = "../
         if path.name not in files:
             path.unlink(missing_ok=True)
     return table
+
+
+def table_files(analysis: Analysis, table: Table) -> dict[str, str]:
+    """What follows from the records byte for byte."""
+    files = {"table.md": markdown(table), "table.csv": table_csv(analysis), "table.tex": latex(table),
+             "costs.csv": costs_csv(analysis.grid)}  # fmt: skip
+    return {**files, "variance.csv": variance_csv(table.spreads)} if table.spreads else files

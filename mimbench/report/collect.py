@@ -12,6 +12,7 @@ from typing import Any
 from mimbench.errors import UserError, unknown
 from mimbench.inert import all_for_terminal, for_terminal
 from mimbench.kinds import in_order
+from mimbench.store.published import read_published
 from mimbench.store.records import read_grid as read_grid_record
 from mimbench.store.records import read_record
 from mimbench.store.results import RunFolder, Store
@@ -127,26 +128,48 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         known = [found.stem for found, _ in store.grids()]
         raise unknown(str(store.root), "grid", f"{name}.{scale}", known)
     raw = all_for_terminal(read_grid_record(path))
-    names = {run for row in raw["rows"] for runs in row["runs"].values() for run in runs.values()}
-    planned = {kind for row in raw["rows"] for runs in row["runs"].values() for kind in runs}
-    columns = [Column(**column) for column in raw["columns"] if column["protocol"] in planned]
-    if raw["primary"] and raw["primary"]["protocol"] not in planned:
-        raw["primary"] = None  # left out of every call by --protocols
+    return _grid(raw, {run: read_run(store.run(run)) for run in runs_named(raw)})
+
+
+def read_published_grid(copy: Path) -> Grid:
+    """A published copy, as if its runs lay in a results folder; one that has no record is planned."""
+    raw, runs = read_published(copy)
+    found = {
+        name: RunRecord(copy / name, run.state, run.spec, run.result if run.state == "done" else None, run.cost, run.attempts,
+                        problem="")
+        for name, run in runs.items()
+    }  # fmt: skip
+    raw = all_for_terminal(raw)
+    return _grid(raw, {run: found.get(run) or _not_there(copy / run) for run in runs_named(raw)})
+
+
+def runs_named(grid: dict[str, Any]) -> list[str]:
+    return sorted({run for row in grid["rows"] for runs in row["runs"].values() for run in runs.values()})
+
+
+def _not_there(folder: Path) -> RunRecord:
+    return RunRecord(folder, "planned", None, None, None, {}, "")
+
+
+def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
+    left_out = raw.get("left_out", [])
+    if raw["primary"] and raw["primary"]["protocol"] in left_out:
+        raw["primary"] = None
     return Grid(
-        columns=columns,
+        columns=[Column(**column) for column in raw["columns"] if column["protocol"] not in left_out],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
                 {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))
             for row in raw["rows"]
         ],
-        records={run: _read_run(store.run(run)) for run in sorted(names)},
+        records=records,
         nested=raw.get("nested", {}),
         searched=raw.get("searched", ""),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
 
 
-def _read_run(folder: RunFolder) -> RunRecord:
+def read_run(folder: RunFolder) -> RunRecord:
     """An unreadable file is named; it takes a number away only if it is the result."""
     try:
         state = folder.state()

@@ -34,13 +34,13 @@ def _flags(record: RunRecord, grid: Grid) -> list[str]:
     flags = list(record.result["flags"])
     for used in record.result.get("parents", {}).values():
         parent = grid.records.get(used["run"])
-        if parent and parent.result and _is_stale(used, parent.result):
+        if parent and parent.result and is_stale(used, parent.result):
             flags.append(f"stale: the parent {parent.name} was retrained. Move this run's folder away and run the grid "
                          "again")  # fmt: skip
     return flags
 
 
-def _is_stale(used: dict[str, Any], parent: dict[str, Any]) -> bool:
+def is_stale(used: dict[str, Any], parent: dict[str, Any]) -> bool:
     """Whether the parent left something else since: weights, or the pooling that it chose."""
     if "weights_sha256" in used:
         return bool(used["weights_sha256"] != parent.get("weights_sha256"))

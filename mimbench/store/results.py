@@ -85,6 +85,14 @@ class RunFolder:
         """Whether the weights that its children need, if it is a kind that leaves any, are still there."""
         return not KINDS[self.kind].leaves_weights or _there(self.work / WEIGHTS)
 
+    def recorded_weights(self, result: dict[str, Any]) -> Path | None:
+        """The file that the sha256 in its result is of; None where the result records none, or the file is not there."""
+        if "weights_sha256" not in result:
+            return None
+        chosen = result.get("values", {}).get("chosen", {}).get("lr")
+        path = self.work / (WEIGHTS if KINDS[self.kind].leaves_weights else f"lr-{chosen:g}/final.pt")
+        return path if _there(path) else None
+
     def settled(self) -> bool:
         """Done, with the weights that its children need."""
         return self.done() and self.has_weights()

@@ -5,22 +5,17 @@ import json
 
 import pytest
 from commands import ROOT
-from synthetic_grid import FINETUNE, column, demo, evaluation, finish, planned, write_grid
+from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_grid
 
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
-from mimbench.report.archive import published_copy
-from mimbench.report.costs import costs_csv
-from mimbench.report.latex import latex
 from mimbench.report.markdown import markdown
 from mimbench.report.published import lookup, paper_column, published_rows
 from mimbench.report.statistics import compare, judge, summarize
-from mimbench.report.table import table_csv, tabulate
-from mimbench.store.files import read_json, write_atomically, write_json
-from mimbench.store.records import write_record
+from mimbench.report.table import tabulate
+from mimbench.store.files import read_json
 from mimbench.store.results import Store
 
-PUBLISHED = sorted(path.parent for path in (ROOT / "results" / "published").glob("*/grid.json"))
 ARCHIVED = sorted(path.parent for path in (ROOT / "results" / "published").glob("*/*/grid.json"))
 
 
@@ -56,45 +51,6 @@ def test_the_numbers_of_an_archived_table_follow_from_its_seeds_and_records(copy
                 assert line["verdict"].replace("not told apart", "not significant") == comparison.verdict
             for name, number in computed.items():
                 assert line[name] == ("" if number is None else f"{number:.7g}"), (row, protocol, name)
-
-
-def rebuilt(copy, root):
-    """A results folder with the records of a published copy."""
-    store, grid = Store(root), read_json(copy / "grid.json")
-    for line in (copy / "records.jsonl").read_text().splitlines():
-        run = json.loads(line)
-        folder = store.run(run["run"]).path
-        write_json(folder / "spec.json", run["spec"])
-        for part in ("result", "cost"):
-            if run[part] is not None:
-                write_record(folder / f"{part}.json", run[part])
-        for file, attempt in run["attempts"].items():
-            write_record(folder / "attempts" / file, attempt)
-        if run["state"] == "failed":
-            write_record(folder / "failures" / max(run["attempts"]), {"type": "", "message": ""})
-        if run["state"] == "unreadable":
-            write_atomically(folder / "result.json", "")
-    write_json(store.grid_path(grid["name"], grid["scale"]), grid)
-    return analyze(store, grid["name"], grid["scale"])
-
-
-def check_that_tables_follow_from_records(copy, root):
-    analysis = rebuilt(copy, root)
-    forms = {"table.md": markdown(tabulate(analysis)), "table.csv": table_csv(analysis),
-             "table.tex": latex(tabulate(analysis)), "costs.csv": costs_csv(analysis.grid)}  # fmt: skip
-    for file, text in forms.items():
-        assert text == (copy / file).read_text(), file
-
-
-# without a case until 0.2 publishes its first table; those of 0.1 are checked above
-@pytest.mark.parametrize("copy", PUBLISHED, ids=lambda path: path.name)
-def test_the_tables_of_a_published_grid_follow_from_its_records_byte_for_byte(copy, tmp_path):
-    check_that_tables_follow_from_records(copy, tmp_path)
-
-
-def test_the_tables_of_a_copy_made_now_follow_from_its_records_byte_for_byte(tmp_path):
-    copy = published_copy(demo(tmp_path / "results"), "demo", "tiny", tmp_path / "copy")
-    check_that_tables_follow_from_records(copy, tmp_path / "again")
 
 
 def test_every_published_number_has_a_source_that_was_read():
