@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mimbench.plan.graph import Plan
 
 
+BOARDS = ("tensorboard", "wandb")  # that show curves beside ours, each an extra
+
+
 def show_overview(options: argparse.Namespace) -> int:
     print(OVERVIEW.format(version=__version__))
     return EXIT_OK
@@ -83,12 +86,13 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
 
 def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False) -> dict[str, Any]:
     """Those given on the command line; the rest is the profile's or the machine's default."""
-    keys = ("workers", "micro_batch", "checkpoint_seconds", "activation_checkpointing", "tensorboard")
+    keys = ("workers", "micro_batch", "checkpoint_seconds", "activation_checkpointing", *BOARDS)
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     if tensorboard:
         given["tensorboard"] = True
-    if "tensorboard" in given and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tensorboard: requested but not installed; pip install 'mimbench[tensorboard]'.")
+    for board in BOARDS:
+        if board in given and importlib.util.find_spec(board) is None:
+            raise UserError(f"{board}: requested but not installed; pip install 'mimbench[{board}]'.")
     return given
 
 

@@ -211,12 +211,22 @@ class Layers:
             else:
                 target[key] = copy.deepcopy(value)
 
+    def _latest(self, path: str, rest: str) -> tuple[str, str]:
+        """Of a key and those beside it that the message names, the one that was set last: `dim` that `heads` does not divide."""
+        parent, dot, key = path.rpartition(".")
+        named = [f"{parent}{dot}{word}" for word in re.findall(r"\w+", rest)]
+        known = list(dict.fromkeys(self.sources.values()))
+        ages = {other: known.index(self.sources[other]) for other in (path, *named) if other in self.sources}
+        latest = max(ages, key=ages.__getitem__, default=path)
+        return (path, rest) if path not in ages or ages[latest] == ages[path] else (latest, f" {key}:{rest}")
+
     def located(self, error: UserError) -> UserError:
         """Name the file in an error that only knows the path, written `@path: what is wrong`."""
         text = str(error)
         if not text.startswith("@"):
             return error
         path, _, rest = text[1:].partition(":")
+        path, rest = self._latest(path, rest)
         parts = path.split(".")
         prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
         source = next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), "")

@@ -111,7 +111,7 @@ def test_what_does_not_agree_in_a_results_folder_is_named(tmp_path, case):
 
 
 def test_a_copy_holds_the_runs_behind_those_that_its_rows_name(tmp_path):
-    store, parent, run = small(tmp_path / "results")
+    store, *_ = small(tmp_path / "results")
     change(store.grid_path("demo", "tiny"), lambda grid: grid["rows"][0]["runs"]["0"].pop("pretrain"))
     copy = tmp_path / "copy"
     write_records(store, write_tables(store, copy), copy)
