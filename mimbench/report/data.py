@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
-from mimbench.report.build import write_report
 from mimbench.report.collect import Column, Grid, Row, RunRecord, read_grid, read_published_grid
 from mimbench.report.table import frame
 from mimbench.store.published import is_of_another_version, is_published, published_folders
@@ -115,14 +114,12 @@ def _of_training(grid: Grid, row: Row, seed: int) -> dict[str, Any]:
 
 
 def tables_as_json(store: Store, grids: Iterable[tuple[str, str]]) -> str:
-    """The statistics of every table, by row and protocol; reports are written as well."""
+    """The statistics of every table, by row and protocol."""
     return json.dumps([_table(store, name, scale) for name, scale in grids], indent=2)
 
 
 def _table(store: Store, name: str, scale: str) -> dict[str, Any]:
     analysis = analyze(store, name, scale)
-    grid, folder = analysis.grid, store.report_folder(name, scale)
-    write_report(analysis, folder)
+    grid = analysis.grid
     rows = json.loads(frame(analysis).to_json(orient="records", double_precision=15))
-    return {"grid": grid.name, "scale": grid.scale, "title": grid.title, "seeds": grid.seeds,
-            "report": str(folder / "index.html"), "table": rows}  # fmt: skip
+    return {"grid": grid.name, "scale": grid.scale, "title": grid.title, "seeds": grid.seeds, "table": rows}
