@@ -74,7 +74,7 @@ class Live(Lines):
             TextColumn("{task.description}", markup=False), *bars, TextColumn("{task.fields[detail]}", markup=False),
             console=console, transient=True,
         )  # fmt: skip
-        self.all = self.progress.add_task("all runs", total=total, completed=done, detail=self._state({}))
+        self.all = self.progress.add_task("the whole grid", total=total, completed=done, detail=self._state({}))
         self.tasks: dict[str, Any] = {}
         self.last = 0.0
         self.progress.start()

@@ -13,16 +13,16 @@ from mimbench.inert import for_terminal
 OVERVIEW = """\
 mimbench {version}: a bench for masked image modeling
 
-  mimbench plan ablations                         what a grid computes, and how long that takes
-  mimbench run ablations --scale smoke            a whole table within minutes; its numbers mean nothing
-  mimbench run ablations                          BEiT's ablation on built-in data: two CPU cores, no download
-  mimbench run ablations --data ./photos          the same on a folder of images
-  mimbench evaluate vit.safetensors               a checkpoint, beside its architecture from random weights
-  mimbench status                                 what is done, running, failed
-  mimbench report ablations                       the table and the page
-  mimbench list grids                             also: recipes, scales, protocols, data, and the kinds of parts
+  mimbench plan ablations                 what it computes, and how long
+  mimbench run ablations                  BEiT's ablation on built-in data, CPU
+  mimbench run ablations --scale smoke    in minutes; its numbers mean nothing
+  mimbench run ablations --data ./photos  the same on a folder of images
+  mimbench evaluate vit.safetensors       a checkpoint against random weights
+  mimbench status                         what is done, running, failed
+  mimbench report ablations               the table and the page
+  mimbench list grids                     or recipes, scales, protocols, ...
 
-`mimbench --help` lists all commands, `mimbench COMMAND --help` the options of one."""
+`mimbench --help` lists all commands, `mimbench COMMAND --help` its options."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -31,6 +31,7 @@ def test_without_a_command_an_overview_with_examples_that_can_be_parsed_is_print
     assert shown.returncode == 0
     examples = [line.split("  ")[1].split() for line in shown.stdout.splitlines() if line.startswith("  mimbench ")]
     assert len(examples) == 8
+    assert max(map(len, shown.stdout.splitlines())) <= 80
     for _, *words in examples:
         make_parser().parse_args(words)
 
