@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench import __version__
 from mimbench.cli.data import check_data, get_data, pack_data
-from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports, show_report
+from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports
 from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
 from mimbench.cli.protocols import protocol_names
+from mimbench.cli.report import write_reports
 from mimbench.cli.usage import OVERVIEW
 from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
@@ -182,24 +183,6 @@ def search_rates(options: argparse.Namespace) -> int:
         from mimbench.cli.search import search_grid
 
     return search_grid(options, functools.partial(_carry_out, options=options, suggest_seeds=False))
-
-
-def write_reports(options: argparse.Namespace) -> int:
-    from mimbench.cli.jobs import grids
-
-    store, code = Store(options.results), EXIT_OK
-    if options.json:
-        from mimbench.report.data import tables_as_json
-
-        print(tables_as_json(store, grids(store, options.grid, options.scale)))
-        return code
-    for name, scale in grids(store, options.grid, options.scale):
-        try:
-            show_report(store, name, scale)
-        except UserError as error:  # a grid that is refused hides no other
-            print(f"mimbench: {for_terminal(str(error))}", file=sys.stderr)
-            code = EXIT_USAGE
-    return code
 
 
 def show_status(options: argparse.Namespace) -> int:

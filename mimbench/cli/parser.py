@@ -70,7 +70,13 @@ def make_parser() -> argparse.ArgumentParser:
     budget.add_argument("--scale", help="default: the grid's")
     _results_option(budget)
 
-    report = command("report", "write_reports", "write the report of a grid from its records")
+    report = command(
+        "report", "write_reports", "write the reports of grids from their records, and one leaderboard of all"
+    )
+    report.add_argument(
+        "sources", nargs="*", metavar="GRID | RESULTS",
+        help="a grid (default: all), or results folders and published copies to show together",
+    )  # fmt: skip
     report.add_argument("--scale", help="default: all")
     status = command("status", "show_status", "progress of all runs, here and in the queue")
     status.add_argument("--watch", action="store_true", help="refresh until no run is running or queued")
@@ -78,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     retry = command("retry", "retry_runs", "rerun everything that is neither done, running nor queued")
     retry.add_argument("--failed", action="store_true", help="only failed runs and those blocked by them")
     _runtime_options(retry, on=None)  # runs that were submitted before need an explicit choice
-    for on_grids in (report, status, cancel, retry):
+    for on_grids in (status, cancel, retry):
         on_grids.add_argument("grid", nargs="?", help="name of the grid (default: all)")
 
     why = command("why", "show_why", "what a run waits for, or why it failed")

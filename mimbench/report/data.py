@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench.errors import UserError
-from mimbench.report.analysis import analyze
+from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Column, Grid, Row, RunRecord, read_grid, read_published_grid
 from mimbench.report.table import frame
 from mimbench.store.published import is_of_another_version, is_published, published_folders
@@ -113,13 +113,12 @@ def _of_training(grid: Grid, row: Row, seed: int) -> dict[str, Any]:
     return {**flops, "pretrain_run": name, **{f"pretrain_{k}": v for k, v in _costs(grid.records[name]).items()}}
 
 
-def tables_as_json(store: Store, grids: Iterable[tuple[str, str]]) -> str:
+def tables_as_json(analyses: Iterable[Analysis]) -> str:
     """The statistics of every table, by row and protocol."""
-    return json.dumps([_table(store, name, scale) for name, scale in grids], indent=2)
+    return json.dumps([_table(analysis) for analysis in analyses], indent=2)
 
 
-def _table(store: Store, name: str, scale: str) -> dict[str, Any]:
-    analysis = analyze(store, name, scale)
+def _table(analysis: Analysis) -> dict[str, Any]:
     grid = analysis.grid
     rows = json.loads(frame(analysis).to_json(orient="records", double_precision=15))
     return {"grid": grid.name, "scale": grid.scale, "title": grid.title, "seeds": grid.seeds, "table": rows}

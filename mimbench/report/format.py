@@ -55,7 +55,7 @@ def flops(value: float) -> str:
     """`12.3 T`, `1.20 P`, `0`: three digits."""
     if value == 0:
         return "0"
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"

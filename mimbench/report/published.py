@@ -19,10 +19,24 @@ HEADS = {"segmentation_setr_pup": "SETR-PUP", "segmentation_upernet": "UPerNet"}
 Published = dict[str, str]  # one line of published.csv
 
 
-@functools.cache
 def published_rows() -> tuple[Published, ...]:
-    text = importlib.resources.files("mimbench.paper").joinpath("published.csv").read_text(encoding="utf-8")
+    return _lines("published.csv")
+
+
+def cost_claims() -> tuple[Published, ...]:
+    """What papers say that pre-training costs."""
+    return _lines("costs.csv")
+
+
+@functools.cache
+def _lines(file: str) -> tuple[Published, ...]:
+    text = importlib.resources.files("mimbench.paper").joinpath(file).read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
+
+
+def was_read_there(row: Published) -> bool:
+    """Read in the source that it names. Others, derived or second-hand, are listed and stand beside no row of ours."""
+    return row["notes"].startswith("read in ")
 
 
 def protocol_of(evaluation: str) -> str | None:
@@ -34,7 +48,7 @@ def protocol_of(evaluation: str) -> str | None:
 
 def lookup(selection: dict[str, Any], place: str) -> dict[str, Published]:
     """The published numbers by protocol. `selection`: column = value, or column = list of allowed values."""
-    rows = [row for row in published_rows() if protocol_of(row["eval"])]
+    rows = [row for row in published_rows() if protocol_of(row["eval"]) and was_read_there(row)]
     allowed = {}
     for column, wanted in selection.items():
         check_known(f"{place}.{column}", "column", column, rows[0])

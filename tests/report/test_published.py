@@ -10,7 +10,7 @@ from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
 from mimbench.report.markdown import markdown
-from mimbench.report.published import lookup, paper_column, published_rows
+from mimbench.report.published import cost_claims, lookup, paper_column, published_rows, was_read_there
 from mimbench.report.statistics import compare, judge, summarize
 from mimbench.report.table import tabulate
 from mimbench.store.files import read_json
@@ -53,15 +53,26 @@ def test_the_numbers_of_an_archived_table_follow_from_its_seeds_and_records(copy
                 assert line[name] == ("" if number is None else f"{number:.7g}"), (row, protocol, name)
 
 
-def test_every_published_number_has_a_source_that_was_read():
+def test_every_published_number_has_a_source_and_is_marked_where_it_was_not_read_there():
     rows = published_rows()
-    assert len(rows) > 300
+    assert len(rows) == 387
     for row in rows:
         assert row["source"]
         assert row["table"]
         assert float(row["value"]) >= 0
-        assert row["notes"].startswith("read in ")
-        assert not any(word in row["notes"] for word in ("memory", "unverified", "second-hand", "derived"))
+        doubtful = any(word in row["notes"] for word in ("memory", "unverified", "second-hand", "derived"))
+        assert was_read_there(row) is not doubtful, row
+    assert sum(not was_read_there(row) for row in rows) == 16
+
+
+def test_a_number_that_was_not_read_in_its_source_stands_beside_no_row():
+    with pytest.raises(UserError, match="no published number has 'MVP'"):
+        lookup({"method": "MVP"}, "here")
+
+
+def test_every_claim_about_cost_has_a_citation():
+    assert len(cost_claims()) > 4
+    assert all(claim["source"] and claim["place"] and was_read_there(claim) for claim in cost_claims())
 
 
 def test_an_ablation_row_is_found_by_its_name():
