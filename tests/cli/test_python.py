@@ -9,12 +9,14 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 from synthetic_grid import FINETUNE, KNN, column, evaluation, finish, planned, write_grid
 
 import mimbench
 from mimbench.config.schema import EncoderConfig, as_spec
 from mimbench.errors import UserError
 from mimbench.models.encoder import make_encoder
+from mimbench.models.export import FORMS
 from mimbench.run.weights import keep_weights
 from mimbench.store.results import Store, run_name
 
@@ -95,6 +97,22 @@ def test_the_encoder_of_a_run_is_loaded_by_folder_and_by_a_prefix_of_its_name(tm
         assert not named.training
     with pytest.raises(UserError, match="no run 'pretain'"):
         mimbench.load_encoder("pretain", results=tmp_path)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "timm", "hf"])
+def test_an_exported_encoder_without_positions_is_loaded_at_the_size_it_was_trained_at(form, tmp_path):
+    config = EncoderConfig(
+        type="beit", dim=32, depth=2, heads=2, patch=8, positions="none", relative_positions="shared"
+    )
+    trained = make_encoder(config, 32, 5).eval()
+    state = {name.removeprefix("body."): value.contiguous() for name, value in trained.state_dict().items()}
+    made = FORMS[form](config, 32, state)
+    save_file(made.tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    for name, content in made.files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    loaded, images = mimbench.load_encoder(tmp_path), torch.rand(2, 3, 32, 32)
+    assert loaded.grid == trained.grid
+    assert torch.allclose(loaded(images).patches, trained(images).patches, atol=1e-5)
 
 
 def test_importing_mimbench_imports_nothing_heavy():
