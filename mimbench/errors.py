@@ -49,7 +49,7 @@ RENAMED = {  # keys of version 0.1, by what they are
 
 def unknown(place: str, what: str, word: object, allowed: Iterable[object]) -> UserError:
     """The error for a name that is not in a known set. In YAML a name may be any value: {1: 2}, {null: 3}."""
-    names = sorted(map(str, allowed))
+    names = sorted(set(map(str, allowed)))
     renamed = RENAMED.get((what.partition(" ")[0], str(word)))
     hint = f" Since 0.2 it is {renamed}." if renamed else nearest(str(word), names)
     return UserError(f"{place}: unknown {what} '{word}'.{hint} Allowed: {', '.join(names) or 'no name at all'}.")

@@ -70,6 +70,7 @@ class Runtime:
     micro_batch: int | None = None  # images per forward pass; None: the rank's whole share
     checkpoint_seconds: float = 60.0
     tensorboard: bool = False
+    wandb: bool = False  # offline
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     stop: Stop = field(default_factory=Stop)
     progress: Callable[[int, int], None] = lambda step, steps: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -11,21 +12,31 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench import __version__
 from mimbench.cli.data import check_data, get_data, pack_data
 from mimbench.cli.dispatch import Dispatch, parse_target, seed_reports
 from mimbench.cli.merge import merge_results
 from mimbench.cli.parser import make_parser
+from mimbench.cli.protocols import protocol_names
 from mimbench.cli.report import write_reports
 from mimbench.cli.show import show
+from mimbench.cli.usage import OVERVIEW
 from mimbench.cli.verify import verify_results
 from mimbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, RunFailed, UserError
 from mimbench.inert import for_terminal
-from mimbench.kinds import PROTOCOLS
 from mimbench.runtime import quick_imports
 from mimbench.store.results import Store
 
 if TYPE_CHECKING:
     from mimbench.plan.graph import Plan
+
+
+BOARDS = ("tensorboard", "wandb")  # that show curves beside ours, each an extra
+
+
+def show_overview(options: argparse.Namespace) -> int:
+    print(OVERVIEW.format(version=__version__))
+    return EXIT_OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +75,8 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
         only=tuple(options.only),
         sets=tuple(options.sets),
     )
+    if options.command != "evaluate_checkpoint":  # which writes them into its grid
+        grid = dataclasses.replace(grid, only_protocols=protocol_names(options.protocols))
     for row in grid.rows:
         if row.paper:
             lookup(row.paper, f"{grid.config}: row '{row.name}': paper")
@@ -75,12 +88,13 @@ def _plan(options: argparse.Namespace, *, on_gpus: bool = False) -> Plan:
 
 def _runtime_settings(options: argparse.Namespace, *, tensorboard: bool = False) -> dict[str, Any]:
     """Those given on the command line; the rest is the profile's or the machine's default."""
-    keys = ("workers", "micro_batch", "checkpoint_seconds", "activation_checkpointing", "tensorboard")
+    keys = ("workers", "micro_batch", "checkpoint_seconds", "activation_checkpointing", *BOARDS)
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     if tensorboard:
         given["tensorboard"] = True
-    if "tensorboard" in given and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tensorboard: requested but not installed; pip install 'mimbench[tensorboard]'.")
+    for board in BOARDS:
+        if board in given and importlib.util.find_spec(board) is None:
+            raise UserError(f"{board}: requested but not installed; pip install 'mimbench[{board}]'.")
     return given
 
 
@@ -122,6 +136,7 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool =
         code = _print_plan(plan, store)
         return dispatch.print_scripts(plan.runs, profile) if profile else code
     from mimbench.launch.local import Outcome
+    from mimbench.plan.estimate import seconds_by_run
     from mimbench.plan.graph import wanted
     from mimbench.plan.record import prepare, write_grid_record
 
@@ -130,7 +145,7 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool =
         return dispatch.submit(plan.runs, profile)
     outcome = Outcome()
     if wanted(plan.runs, store):
-        outcome = dispatch.here(plan.runs, processes, seed_reports(plan, store))
+        outcome = dispatch.here(plan.runs, processes, seed_reports(plan, store), seconds_by_run(plan, store))
         write_grid_record(plan, store)  # another call may have written its rows meanwhile
     else:
         print(f"All {len(plan.runs)} runs are done; nothing to compute.", file=sys.stderr)
@@ -143,36 +158,16 @@ def show_plan(options: argparse.Namespace) -> int:
     throughput = options.throughput and options.throughput * 1e12
     plan, store = _plan(options, on_gpus=throughput is not None), Store(options.results)
     add_flops(plan, store)
-    return _print_plan(plan, store, throughput)
+    return _print_plan(plan, store, throughput, in_json=options.json)
 
 
-def _print_plan(plan: Plan, store: Store, throughput: float | None = None) -> int:
-    """`throughput`: FLOPs a second of the accelerator that will do the work; None: processes on this machine."""
-    from mimbench.launch.local import process_count
-    from mimbench.plan.estimate import disk_bytes, estimate
-    from mimbench.report.format import count, duration
+def _print_plan(plan: Plan, store: Store, throughput: float | None = None, *, in_json: bool = False) -> int:
+    from mimbench.cli import plan as form
 
-    rows, grid = estimate(plan, store, throughput), plan.grid
-    print(
-        f"{grid.name} at scale {grid.scale}: {count(len(grid.chosen), 'row')} x {count(len(grid.seeds), 'seed')}; "
-        f"precision auto = {plan.precision}"
-    )
-    print(f"{'kind':20}{'runs':>6}{'shared':>8}{'done':>6}{'TFLOPs left':>14}{'time left':>12}")
-    for row in rows:
-        source = "measured" if row.measured else "estimated"
-        left = (
-            f"{row.flops / 1e12:>14,.1f}{duration(row.seconds):>12} ({source})" if row.runs > row.done else f"{'-':>14}"
-        )
-        print(f"{row.kind:20}{row.runs:>6}{row.shared:>8}{row.done:>6}{left}")
-    seconds, flops = sum(row.seconds for row in rows), sum(row.flops for row in rows)
-    shared, done = sum(row.shared for row in rows), sum(row.done for row in rows)
-    print(f"{'all':20}{len(plan.runs):>6}{shared:>8}{done:>6}{flops / 1e12:>14,.1f}{duration(seconds):>12}")
-    processes = process_count(None)
-    time = f"about {duration(seconds / processes)} with {processes} at a time"
-    if throughput is not None:
-        hours = seconds / 3600
-        time = f"about {hours:,.{0 if hours >= 10 else 2}f} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
-    print(f"{time}; about {disk_bytes(plan) / 1e6:,.0f} MB of weights")
+    if in_json:
+        print(form.as_json(plan, store, throughput))
+    else:
+        _print_all(form.as_text(plan, store, throughput))
     return EXIT_OK
 
 
@@ -196,7 +191,9 @@ def show_status(options: argparse.Namespace) -> int:
     from mimbench.cli import status
 
     store = Store(options.results)
-    if options.watch:
+    if options.json:
+        print(status.as_json(store, options.grid))
+    elif options.watch:
         status.watch(store, options.grid)
     else:
         _print_all(status.status(store, options.grid)[0])
@@ -273,21 +270,12 @@ def examine(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def list_parts(options: argparse.Namespace) -> int:
-    if options.kind == "protocols":
-        from mimbench import protocols
-
-        for name in PROTOCOLS:
-            raw = protocols.read(name)
-            print(f"{name} version {raw['version']}: {raw['summary']}")
-        return EXIT_OK
+def list_names(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mimbench.registry import listing, load_plugins
+        from mimbench.cli.listing import as_json, listed
 
-        load_plugins()
-    singular = {"tokenizers": "tokenizer", "maskers": "masker", "losses": "loss", "decoders": "decoder"}
-    for name, signature, origin, summary in listing(singular[options.kind]):
-        print(f"{name}{signature}  [{origin}]\n    {summary}")
+        names = listed(options.kind)
+    print(as_json(names) if options.json else "\n".join(for_terminal(str(name)) for name in names))
     return EXIT_OK
 
 
@@ -311,8 +299,8 @@ def export_run(options: argparse.Namespace) -> int:
 COMMANDS = {
     command.__name__: command
     for command in (run_grid, evaluate_checkpoint, show_plan, write_steps, search_rates, write_reports, show_status, show_why, show_logs,
-                    cancel_jobs, retry_runs, examine, list_parts, publish_grid, verify_results, merge_results, export_run, check_data,
-                    get_data, pack_data, show)
+                    cancel_jobs, retry_runs, examine, list_names, show_overview, publish_grid, verify_results, merge_results, export_run,
+                    check_data, get_data, pack_data, show)
 }  # fmt: skip
 
 if __name__ == "__main__":

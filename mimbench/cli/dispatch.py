@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,26 @@ class Dispatch:
     settings: dict[str, Any]  # of the runtime, as given on the command line
     argv: list[str]
 
-    def here(self, runs: Runs, processes: int | None, on_progress: Callable[[], None] = lambda: None) -> Outcome:
+    def here(
+        self,
+        runs: Runs,
+        processes: int | None,
+        on_progress: Callable[[], None] = lambda: None,
+        expected: Mapping[str, float] | None = None,
+    ) -> Outcome:
+        """`expected`: the seconds that each run may take, where they were estimated."""
         from mimbench.cli import display
+        from mimbench.cli.remaining import Remaining
+        from mimbench.cli.titles import titles
         from mimbench.launch.local import Local, process_count
         from mimbench.plan.graph import wanted
+        from mimbench.store.records import read_grid
 
-        watcher = display.make(len(runs), len(runs) - len(wanted(runs, self.store)))
+        at_a_time, done = process_count(processes), len(runs) - len(wanted(runs, self.store))
+        names = titles([read_grid(self.store.grid_path(*self.grid))])
+        watcher = display.make(len(runs), done, names, Remaining(expected or {}, at_a_time))
         try:
-            return Local(self.store, runs, process_count(processes), watcher, self.settings).run(on_progress)
+            return Local(self.store, runs, at_a_time, watcher, self.settings).run(on_progress)
         finally:
             watcher.close()
 
@@ -112,7 +124,7 @@ class Dispatch:
             print(f"failed: {name}: {for_terminal(why)}", file=sys.stderr)
         if outcome.blocked:
             print(f"skipped, a parent run failed: {', '.join(outcome.blocked)}", file=sys.stderr)
-        table = show_report(self.store, *self.grid)
+        table = show_report(self.store, *self.grid, empty=not outcome.interrupted)
         if outcome.interrupted:
             print(f"Interrupted; finished runs are kept. To resume: {command(self.argv)}", flush=True)
             return EXIT_INTERRUPTED
@@ -124,12 +136,14 @@ class Dispatch:
         return EXIT_OK
 
 
-def show_report(store: Store, name: str, scale: str) -> Table:
-    """Write a grid's report; its table on stdout."""
+def show_report(store: Store, name: str, scale: str, *, empty: bool = True) -> Table:
+    """Write a grid's report; its table on stdout. `empty`: also one without a number yet."""
     from mimbench.report.build import build_report
     from mimbench.report.terminal import print_table
 
     folder, table = build_report(store, name, scale)
+    if not (empty or any(cell.summary for cell in table.cells.values())):
+        return table
     print_table(table)
     print(f"Report: {folder / 'index.html'}", flush=True)
     return table

@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from mimbench.cli.parser import USUAL_PROTOCOLS
+from mimbench.cli.protocols import protocol_names
 from mimbench.config.grid import load_grid
 from mimbench.config.merge import packaged
 from mimbench.config.schema import Grid
-from mimbench.errors import UserError, check_known
+from mimbench.errors import UserError
 from mimbench.inert import for_terminal
-from mimbench.kinds import PROTOCOLS
 from mimbench.models.foreign import described
 from mimbench.models.released import FILES
 from mimbench.plan.checkpoints import examine
@@ -53,11 +53,7 @@ def grid_file(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _examined(options: argparse.Namespace) -> tuple[Path, str]:
-    protocols = [name.strip() for name in options.protocols.split(",")]
-    for name in protocols:
-        check_known("--protocols", "protocol", name, PROTOCOLS)
-        if protocols.count(name) > 1:
-            raise UserError(f"--protocols: {name} is written twice.")
+    protocols = list(protocol_names(options.protocols))
     label, weights = shown_name(options.weights), _absolute(options.weights)
     own = "" if protocols == USUAL_PROTOCOLS.split(",") else f"-{'-'.join(protocols)}"
     grid = {"title": f"{label} and its architecture from random initialization", "base": "beit", "scale": options.scale,

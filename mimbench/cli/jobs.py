@@ -13,6 +13,7 @@ from mimbench.store.files import map_threads
 from mimbench.store.records import read_grid
 from mimbench.store.results import RunFolder, Store
 
+CURVE_LINES = 5  # of a finished run that printed nothing
 FOLLOW_SECONDS, STATE_SECONDS = 0.5, 5.0
 
 
@@ -78,11 +79,21 @@ def logs(store: Store, folder: RunFolder, follow: bool) -> Iterator[str]:
     run = states_of(store, [folder.name])[0][folder.name]
     files = log_files(folder, run.job)
     if not files:
-        raise UserError(f"{folder.path}: no log yet; the run is {run.state}.")
+        if run.state != "done":
+            raise UserError(f"{folder.path}: no log yet; the run is {run.state}. See `mimbench why {folder.name}`.")
+        yield f"{folder.name} is done and printed nothing. `mimbench why {folder.name}` says what it gave.\n"
+        yield from _end_of_curve(folder)
     for path in files:
         if path != folder.work / "log.txt":
             yield f"--- {path}\n"
         yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _end_of_curve(folder: RunFolder) -> Iterator[str]:
+    path = folder.path / "curve.csv"
+    if path.exists():
+        heading, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+        yield "\n".join([f"The end of {path}:", heading, *lines[-CURVE_LINES:]]) + "\n"
 
 
 def _follow(store: Store, folder: RunFolder) -> Iterator[str]:

@@ -5,30 +5,32 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from mimbench import __version__
 from mimbench.cli.data import add_commands as add_data_commands
+from mimbench.cli.listing import LISTS
 from mimbench.cli.merge import add_command as add_merge_command
 from mimbench.cli.show import add_commands as add_show_commands
+from mimbench.cli.usage import Parser
 from mimbench.cli.verify import add_command as add_verify_command
 
 USUAL_PROTOCOLS = "finetune,linear_probe,knn"  # of `evaluate`; the names of its grids mention others only
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mimbench", description="A bench for masked image modeling.")
+    parser: argparse.ArgumentParser = Parser(prog="mimbench", description="A bench for masked image modeling.")
+    parser.set_defaults(command="show_overview")
     parser.add_argument("--version", action="version", version=f"mimbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
 
-    def command(name: str, function: str, text: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    def command(name: str, function: str, text: str, **more: Any) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **more)
         added.set_defaults(command=function)
         return added
 
-    run = commands.add_parser("run", help="train, evaluate and tabulate a grid")
-    grid = run.add_subparsers(required=True, metavar="WHAT").add_parser("grid", help="all rows and seeds of a grid")
-    grid.set_defaults(command="run_grid")
-    _grid_options(grid)
+    run = command("run", "run_grid", "train, evaluate and tabulate a grid", optional_words=("grid",))
+    _grid_options(run)
 
     evaluate = command(
         "evaluate", "evaluate_checkpoint", "a checkpoint, beside its architecture from random initialization"
@@ -49,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     _grid_file(search)
     search.add_argument("--scale", help="default: the grid's")
     _results_option(search)
-    for launches in (grid, evaluate, search):
+    for launches in (run, evaluate, search):
         _runtime_options(launches, on="local")
         launches.add_argument(
             "--dry-run", action="store_true", help="print the plan (on SLURM also the scripts) and exit"
@@ -95,8 +97,8 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "examine", "check whether this machine, or a cluster, can do the work")
     doctor.add_argument("--on", default="local", metavar="slurm:PROFILE", help="also check the cluster by a short job")
 
-    parts = command("list", "list_parts", "the parts and protocols that a config can name")
-    parts.add_argument("kind", choices=["tokenizers", "maskers", "losses", "decoders", "protocols"])
+    listed = command("list", "list_names", "what a config or the command line can name")
+    listed.add_argument("kind", choices=LISTS, metavar="KIND", help=", ".join(LISTS))
 
     publish = command("publish", "publish_grid", "copy a grid's records and report into a folder that can be committed")
     publish.add_argument("grid")
@@ -107,6 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="name of a pretrain, checkpoint or finetuned run, or a prefix of its hash")
     export.add_argument("--to", required=True, choices=["timm", "hf", "safetensors"])
     export.add_argument("--out", metavar="DIR", help="a new folder (default: ./RUN.FORM)")
+
+    for answers in (plan, status, report, listed):
+        answers.add_argument("--json", action="store_true", help="print JSON instead, for other programs")
 
     add_verify_command(commands)
     add_merge_command(commands)
@@ -146,10 +151,12 @@ def _runtime_options(parser: argparse.ArgumentParser, on: str | None) -> None:
     option("--checkpoint-seconds", type=_at_least(0, float), metavar="S", help="checkpoint interval (default here: 60)")
     flag("--activation-checkpointing", help="recompute activations in the backward pass: less memory")
     flag("--tensorboard", help="also write TensorBoard curves (pip install mimbench[tensorboard])")
+    flag("--wandb", help="also write W&B curves, offline: nothing leaves this machine (pip install mimbench[wandb])")
 
 
 def _grid_options(parser: argparse.ArgumentParser) -> None:
     _grid_file(parser)
+    parser.add_argument("--protocols", metavar="A,B", help="only these of the grid's protocols (default: all of them)")
     _run_options(parser, scale=None)
 
 

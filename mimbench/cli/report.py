@@ -27,6 +27,9 @@ def write_reports(options: argparse.Namespace) -> int:
     from mimbench.cli.jobs import grids
 
     stores, copies, wanted = _sources(options.sources, options.results)
+    if options.json:
+        print(_as_json(stores, copies, wanted, options.scale))
+        return EXIT_OK
     out = (stores[0] if stores else Store(options.results)).root / "reports"
     refused: list[str] = []
     found: Found = []
@@ -49,6 +52,18 @@ def write_reports(options: argparse.Namespace) -> int:
     for text in refused:
         print(f"mimbench: {for_terminal(text)}", file=sys.stderr)
     return code
+
+
+def _as_json(stores: list[Store], copies: list[Path], wanted: str | None, scale: str | None) -> str:
+    """The tables that are asked for; the first that is refused raises."""
+    from mimbench.cli.jobs import grids
+    from mimbench.report.analysis import analysis_of, analyze
+    from mimbench.report.collect import read_published_grid
+    from mimbench.report.data import tables_as_json
+
+    tables = [analyze(store, *grid) for store in stores for grid in grids(store, wanted, scale)]
+    tables += [analysis_of(read_published_grid(copy)) for copy in copies if not is_of_another_version(copy)]
+    return tables_as_json(tables)
 
 
 def _sources(words: list[str], results: str) -> tuple[list[Store], list[Path], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from mimbench.cli.display import progress_words
 from mimbench.cli.jobs import states_of, where
+from mimbench.cli.titles import titles
 from mimbench.errors import UserError
 from mimbench.inert import for_terminal
 from mimbench.kinds import in_order
@@ -39,6 +41,7 @@ def status(store: Store, grid: str | None = None) -> tuple[list[str], bool]:
 
     Returns the lines, and whether a run is running or queued.
     """
+    _check_there(store)
     lines: list[str] = []
     moving = False
     for _, record in store.grids(grid):
@@ -48,13 +51,34 @@ def status(store: Store, grid: str | None = None) -> tuple[list[str], bool]:
         states, warning = states_of(store, runs_of(record))
         lines += _grid_lines(record, states, warning)
         moving |= any(run.state in ("running", "queued") for run in states.values())
-    if not store.root.is_dir():
-        lines = [f"{store.root}: no such folder."]
-    elif not lines:
+    if not lines:
         lines = [f"{store.root}: no run of {f'grid {grid}' if grid else 'a grid'} yet."]
     elif not os.access(store.root, os.W_OK):
         lines.insert(0, f"{store.root}: cannot be written now; running runs cannot save their progress.")
     return lines, moving
+
+
+def _check_there(store: Store) -> None:
+    if not store.root.is_dir():
+        raise UserError(f"{store.root}: no such folder. Runs are looked for there; give another one with --results.")
+
+
+def as_json(store: Store, grid: str | None = None) -> str:
+    """Per grid its runs, each with its state, and why."""
+    _check_there(store)
+    found: list[dict[str, Any]] = []
+    for path, record in store.grids(grid):
+        if isinstance(record, UserError):
+            found.append({"grid": path.stem, "problem": str(record)})
+            continue
+        states, warning = states_of(store, runs_of(record))
+        named = titles([record])
+        runs = [{"run": name, "title": named[name], "state": run.state, "reason": _reason(run), "job": run.job,
+                 "progress": run.progress} for name, run in states.items()]  # fmt: skip
+        counts = Counter(run.state for run in states.values())
+        found.append({"grid": record["name"], "scale": record["scale"], "seeds": record["seeds"], "warning": warning,
+                      "states": {state: counts[state] for state in STATES}, "runs": runs})  # fmt: skip
+    return json.dumps(found, indent=2)
 
 
 def _grid_lines(record: dict[str, Any], states: dict[str, RunState], warning: str) -> Iterator[str]:
@@ -162,9 +186,30 @@ def why_lines(store: Store, folder: RunFolder) -> Iterator[str]:
     if run.blocked_by:
         run = states[run.blocked_by]
         yield f"  {_line(run)}"
+    if run.state == "done":
+        yield from _of_done(store, run)
     if run.state == "failed":
         yield "  the end of its log:"
         yield from (f"    {line}" for line in last_lines(log_files(run.folder, run.job), LOG_LINES))
+
+
+def _of_done(store: Store, run: RunState) -> Iterator[str]:
+    """What it is, what it gave, what it cost, and what to look at."""
+    records = [record for _, record in store.grids() if not isinstance(record, UserError)]
+    for record in records:
+        if title := titles([record]).get(run.name):
+            yield f"  {record['name']}.{record['scale']}: {title}"
+    result, cost = run.folder.result(), run.folder.cost()
+    for metric, value in result.get("metrics", {}).items():
+        yield f"  {metric} {value:.4g}"
+    if chosen := result.get("values", {}).get("chosen"):
+        yield f"  chosen on held-out images: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
+    if cost:
+        yield f"  took {duration(cost['seconds'])} on {cost['host']} ({cost['device']})"
+    yield from (f"  flag: {flag}" for flag in result.get("flags", []))
+    if not run.folder.has_weights():
+        yield "  its weights are gone: `mimbench retry` recomputes them where a run needs them"
+    yield f"  records: {run.folder.path}"
 
 
 def _line(run: RunState) -> str:

@@ -166,11 +166,13 @@ class Layers:
     def __init__(self) -> None:
         self.value: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self._order: dict[str, int] = {}  # of the sources, the latest last
         self._sizes: dict[str, dict[str, dict[str, Any]]] = {}
         self._sizes_source = ""
 
     def add(self, layer: dict[str, Any], source: str) -> None:
         layer = copy.deepcopy(layer)
+        self._order.setdefault(source, len(self._order))
         for prefix, holder in holders(layer):
             for kind in PART_KINDS:
                 part = holder.get(kind)
@@ -187,6 +189,7 @@ class Layers:
     def size_parts(self, sizes: dict[str, dict[str, dict[str, Any]]], source: str) -> None:
         """Give every part the sizes of its type: those there are, and those of types that later layers choose."""
         self._sizes, self._sizes_source = sizes, source
+        self._order.setdefault(source, len(self._order))
         for prefix, _ in holders(self.value):
             for kind in PART_KINDS:
                 self._size(prefix, kind)
@@ -216,12 +219,22 @@ class Layers:
         """Where values came from that are no more."""
         self.sources = {key: source for key, source in self.sources.items() if not key.startswith(f"{path}.")}
 
+    def _latest(self, path: str, rest: str) -> tuple[str, str]:
+        """Of a key and those beside it that the message names, the one that was set last: `dim` that `heads` does not divide."""
+        parent, dot, _ = path.rpartition(".")
+        what_is_wrong = re.split(r"Did you mean|Allowed:", rest)[0]
+        named = [f"{parent}{dot}{word}" for word in re.findall(r"\w+", what_is_wrong)]
+        ages = {other: self._order[self.sources[other]] for other in (path, *named) if other in self.sources}
+        latest = max(ages, key=ages.__getitem__, default=path)
+        return (path, rest) if path not in ages or ages[latest] == ages[path] else (latest, f" {path}:{rest}")
+
     def located(self, error: UserError) -> UserError:
         """Name the file in an error that only knows the path, written `@path: what is wrong`."""
         text = str(error)
         if not text.startswith("@"):
             return error
         path, _, rest = text[1:].partition(":")
+        path, rest = self._latest(path, rest)
         parts = path.split(".")
         prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
         source = next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), "")

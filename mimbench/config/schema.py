@@ -282,6 +282,7 @@ class Grid:
     sets: tuple[str, ...]  # --set options, as written
     evaluation: Evaluation
     data: str | None = None  # of the command line: counts of images are at most what it has
+    only_protocols: tuple[str, ...] = ()  # those to run; empty: all
     tensorboard: bool = False  # write curves for TensorBoard too; not part of what is computed
     nested: Nested = field(default_factory=Nested)  # which stages seeds share
     teachers: tuple[Row, ...] = ()  # checkpoints that teach rows: imported, and not evaluated

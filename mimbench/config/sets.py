@@ -29,6 +29,11 @@ def parse_sets(sets: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], list[L
         first, _, rest = key.partition(".")
         if first == "protocols":
             protocol, _, setting = rest.partition(".")
+            if not (protocol and setting):
+                raise UserError(
+                    f"--set {text}: a setting of a protocol is written protocols.NAME.KEY=VALUE; to run some of the grid's "
+                    "protocols only, use --protocols A,B."
+                )
             settings.setdefault(protocol, {})[setting] = value
         else:
             layers.append({})

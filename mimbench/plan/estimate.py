@@ -12,6 +12,7 @@ from mimbench.store.results import Store
 # of one process: `make ablations` in bf16 on one core of an AMD EPYC (seconds per run: 63 to 91 pre-training, 24 fine-tuning,
 # 46 segmentation); used until costs are recorded
 FLOPS_PER_SECOND = 1.1e11
+START_SECONDS = 2.0  # of a process: opening data, building models
 SAMPLE = 20  # recorded costs that an average is taken over
 
 
@@ -45,6 +46,18 @@ def estimate(plan: Plan, store: Store, throughput: float | None = None) -> list[
         shared = sum(plan.uses[run.name] > 1 for run in runs)
         rows.append(Estimate(kind, len(runs), shared, len(done), flops, seconds, bool(recorded)))
     return rows
+
+
+def seconds_by_run(plan: Plan, store: Store) -> dict[str, float]:
+    """Of one process, for each run that is left."""
+    kinds = {row.kind: row for row in estimate(plan, store)}
+    left = [run for run in plan.runs.values() if not store.run(run.name).done()]
+    return {run.name: _seconds(run, kinds[run.kind], plan) for run in left}
+
+
+def _seconds(run: Planned, kind: Estimate, plan: Plan) -> float:
+    mean = kind.seconds / (kind.runs - kind.done)
+    return mean if kind.measured else START_SECONDS + flops_of(run, plan) / FLOPS_PER_SECOND
 
 
 def flops_of(run: Planned, plan: Plan) -> float:

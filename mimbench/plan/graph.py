@@ -99,11 +99,28 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]
         )
     plan.files |= {trainings[name]["checkpoint"]["weights"]["sha256"]: origin for name, origin in origins.items()}
+    evaluations = _chosen(evaluations, grid)
     for seed in grid.seeds:
         for row in grid.rows:
             if row.name in grid.chosen:
                 plan.rows[row.name][seed] = _plan_row(plan, row, seed, trainings, evaluations)
     return plan
+
+
+def _chosen(evaluations: dict[str, dict[str, Any]], grid: Grid) -> dict[str, dict[str, Any]]:
+    """Those of --protocols, and those that they or a row build on."""
+    for name in grid.only_protocols:
+        check_known("--protocols", "protocol of the grid", name, grid.protocols)
+    waiting = list(grid.only_protocols or evaluations)
+    if any(row.recipe.finetuned for row in grid.rows):
+        waiting.append("finetune")
+    needed: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        settings = evaluations[name].get("protocol", {}).get("settings", {})
+        waiting += [other for other in builds_on(name, settings) if other in evaluations]
+    return {name: spec for name, spec in evaluations.items() if name in needed}
 
 
 def _behind(row: Row, grid: Grid, trainings: Trainings) -> list[Any]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from pathlib import Path
 from typing import Any
 
-from mimbench import registry
-from mimbench.config.schema import ONLY, Nested, Row, as_spec
+from mimbench.config.schema import Nested, as_spec
 from mimbench.plan.compute import beyond_budget, training_of
+from mimbench.plan.description import descriptions
 from mimbench.plan.graph import Plan, Planned
-from mimbench.plan.pairing import edges
 from mimbench.store.files import map_threads, remove_leftovers
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import Store
@@ -43,6 +41,9 @@ def write_grid_record(plan: Plan, store: Store) -> None:
         old = read_record(path)
         if old.get("format") == GRID_FORMAT and _meaning(old) == _meaning(new):
             _keep_runs(new, old, add_seeds=not plan.grid.only_these_seeds)
+    planned = {kind for row in new["rows"] for runs in row["runs"].values() for kind in runs}
+    if left_out := [column["protocol"] for column in new["columns"] if column["protocol"] not in planned]:
+        new["left_out"] = left_out  # by --protocols, of every call so far: no columns of the report
     write_record(path, new)
 
 
@@ -52,14 +53,17 @@ def _meaning(grid: dict[str, Any]) -> list[Any]:
 
 
 def _keep_runs(new: dict[str, Any], old: dict[str, Any], *, add_seeds: bool) -> None:
-    """Of unchanged rows, for the seeds of this call. `add_seeds`: and for those that continue 0, 1, 2, ...
+    """Of unchanged rows, for the seeds of this call and protocols that it left out. `add_seeds`: and for those that continue 0, 1, 2, ...
 
     Seeds that a list once named are dropped with the list: settings may have been chosen on them.
     """
     earlier = {(row["name"], row["key"]): row["runs"] for row in old["rows"]}
     flops = {(row["name"], row["key"]): row.get("flops") for row in old["rows"]}
     for row in new["rows"]:
-        row["runs"] = {**earlier.get((row["name"], row["key"]), {}), **row["runs"]}
+        before = earlier.get((row["name"], row["key"]), {})
+        row["runs"] = {
+            seed: {**before.get(seed, {}), **row["runs"].get(seed, {})} for seed in {**before, **row["runs"]}
+        }
         if found := flops.get((row["name"], row["key"])):
             row.setdefault("flops", found)
     seeds = set(new["seeds"])
@@ -87,8 +91,9 @@ def record(plan: Plan) -> dict[str, Any]:
         {"protocol": c.name, "label": c.label, "metric": c.metric, "unit": c.unit, "fingerprint": c.fingerprint}
         for c in plan.columns
     ]
+    described = descriptions(grid.rows)
     rows = [
-        {"name": r.name, "label": r.label, "description": describe(r), "paper": r.paper, "key": plan.keys[r.name],
+        {"name": r.name, "label": r.label, "description": described[r.name], "paper": r.paper, "key": plan.keys[r.name],
          "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()},
          **_flops(plan, r.name), **({} if r.improves is None else {"improves": r.improves})}
         for r in grid.rows
@@ -107,25 +112,3 @@ def _flops(plan: Plan, row: str) -> dict[str, Any]:
     """Of its whole training, where they were counted."""
     training = training_of(plan, row) if plan.flops else None
     return {} if training is None else {"flops": {"total": training.total, "external": training.external}}
-
-
-def describe(row: Row) -> str:
-    """A row in a few words: tokenizer, masking, loss, steps."""
-    recipe = row.recipe
-    if recipe.weights is not None:
-        return f"checkpoint {Path(recipe.weights).name}"
-    if recipe.finetuned is not None:
-        return f"fine-tuned encoder of {recipe.finetuned}"
-    if not recipe.pretrain:
-        return "no pre-training"
-    where = getattr(registry.build("masker", recipe.masker), "predict", "masked")
-    masker = "no" if recipe.masker["type"] == "none" else recipe.masker["type"]
-    if recipe.flat:
-        term = recipe.terms[ONLY]
-        over = f"{where} of the masked" if isinstance(where, float) else where
-        what = f"{term.tokenizer['type']}, {masker} masking, {term.loss['type']} over {over} positions"
-    else:
-        terms = (f"{name}: {term.tokenizer['type']}, {term.loss['type']}" for name, term in recipe.terms.items())
-        what = "; ".join([*terms, f"{masker} masking"])
-    built_on = "".join(f", {role} {name}" for role, name in edges(recipe).items())
-    return f"{what}, {recipe.schedule.steps} steps{built_on}"

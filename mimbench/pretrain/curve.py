@@ -6,6 +6,7 @@ import csv
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -25,7 +26,7 @@ class Curve:
     """
 
     def __init__(self, path: Path, step: int, runtime: Runtime) -> None:
-        self.path, self.runtime, self.tensorboard = path, runtime, None
+        self.path, self.runtime = path, runtime
         self.columns: list[str] = []  # empty until the first line is written
         if runtime.rank == 0:
             self.columns, kept = _written(path, step)
@@ -35,10 +36,7 @@ class Curve:
             if path.exists():
                 written = [self.columns, *kept] if kept else []
                 write_atomically(path, "".join(",".join(line) + "\n" for line in written))
-        if runtime.rank == 0 and runtime.tensorboard:
-            from mmengine.visualization import TensorboardVisBackend  # imports matplotlib: only on request
-
-            self.tensorboard = TensorboardVisBackend(str(path.parent / "work" / "tensorboard"))
+        self.boards = _boards(path.parent, runtime) if runtime.rank == 0 else []
 
     def log(self, step: int, loss_sum: Tensor, lr: float, grad_norm: Tensor | None, noted: dict[str, float]) -> float:
         """Add a line and reset the sum; returns the mean. The only point of a training at which the CPU waits for the device."""
@@ -58,9 +56,25 @@ class Curve:
                 stream.write(",".join(self.columns) + "\n")
             figures = (f"{values[column]:{FIGURES}}" if column in values else "" for column in self.columns[1:])
             stream.write(f"{step},{','.join(figures)}\n")
-        if self.tensorboard is not None:
-            self.tensorboard.add_scalars(values, step=step)
+        for board in self.boards:
+            board.add_scalars({**values, "steps": step}, step=step)  # W&B ignores the argument
         return loss
+
+    def close(self) -> None:
+        for board in self.boards:
+            board.close()
+
+
+def _boards(run: Path, runtime: Runtime) -> list[Any]:
+    """What else shows the curve, in the run's work folder."""
+    boards: list[Any] = []
+    if runtime.tensorboard or runtime.wandb:
+        from mmengine.visualization import TensorboardVisBackend, WandbVisBackend  # import matplotlib: only on request
+
+        offline = {"mode": "offline", "project": "mimbench", "name": run.name}
+        boards += [TensorboardVisBackend(str(run / "work" / "tensorboard"))] if runtime.tensorboard else []
+        boards += [WandbVisBackend(str(run / "work" / "wandb"), init_kwargs=offline)] if runtime.wandb else []
+    return boards
 
 
 def _written(path: Path, step: int) -> tuple[list[str], list[list[str]]]:

@@ -132,6 +132,7 @@ def fit(
             watch(step)
         checkpoint.after_step(step, schedule.steps, loss_sum)
 
+    log.close()
     if runtime.rank == 0:
         save_weights(objective.state_dict(), final)
         checkpoint.path.unlink(missing_ok=True)

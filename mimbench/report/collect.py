@@ -152,8 +152,11 @@ def _not_there(folder: Path) -> RunRecord:
 
 
 def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
+    left_out = raw.get("left_out", [])
+    if raw["primary"] and raw["primary"]["protocol"] in left_out:
+        raw["primary"] = None
     return Grid(
-        columns=[Column(**column) for column in raw["columns"]],
+        columns=[Column(**column) for column in raw["columns"] if column["protocol"] not in left_out],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
                 {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))

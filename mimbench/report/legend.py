@@ -12,6 +12,8 @@ from mimbench.report.published import PaperColumn
 REGULARIZERS = {"mixup": "mixup", "cutmix": "cutmix", "rand_augment": "RandAugment", "erasing": "random erasing",
                 "drop_path": "drop path", "label_smoothing": "label smoothing", "ema": "weight averaging"}  # fmt: skip
 
+LONGEST = 22  # characters of a reference's name in a legend of one line
+
 
 def legend(grid: Grid) -> list[str]:
     """What the numbers, intervals and marks mean."""
@@ -35,6 +37,12 @@ def legend(grid: Grid) -> list[str]:
         *_regularizers_off(grid),
         *flops_note(grid),
     ]
+
+
+def short_legend(grid: Grid) -> str:
+    """One line, for the terminal."""
+    against = grid.compared_with if len(grid.compared_with) <= LONGEST else "its reference"
+    return f"± 95 % CI over {grid.unit}s; ↑ ↓ differs from {against} (paired t, Holm, p < 0.05)"
 
 
 def _regularizers_off(grid: Grid) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+from mimbench.report.legend import short_legend
 from mimbench.report.table import Table
 
 ASCII = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "−": "-", "–": "-"})
@@ -39,8 +40,9 @@ def _aligned(line: list[str], widths: list[int]) -> str:
 
 
 def _below(table: Table) -> list[str]:
+    """What a reader needs at the prompt; the whole legend and the sources stand in the report."""
     note = table.grid.note.replace("**", "").replace("`", "")
-    return [text for text in (table.warning, note, *table.legend, table.paper_note) if text]
+    return [text for text in (table.warning, note, "" if table.warning else short_legend(table.grid)) if text]
 
 
 def _print_rich(table: Table, stream: TextIO) -> None:

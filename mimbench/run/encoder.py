@@ -8,6 +8,7 @@ from mimbench.models.encoder import Encoder, make_encoder
 from mimbench.models.foreign import Checkpoint, load_into, read_checkpoint
 from mimbench.models.released import locate
 from mimbench.run.weights import encoder_config, parent_weights
+from mimbench.store.files import read_json
 from mimbench.store.results import Store
 from mimbench.store.weights import load_weights
 
@@ -44,6 +45,10 @@ def of_checkpoint(weights: str, size: int | None = None) -> Encoder:
 
 
 def _own_size(checkpoint: Checkpoint, patch: int) -> int:
-    """Of the images that it was trained on, by its table of positions."""
-    table = checkpoint.tensors.get("pos_embed")
-    return USUAL_SIZE // patch * patch if table is None else grid_side(table) * patch
+    """Of the images that it was trained on, by its table of positions or the config beside it."""
+    table, beside = checkpoint.tensors.get("pos_embed"), checkpoint.path.with_name("config.json")
+    if table is not None:
+        return grid_side(table) * patch
+    config = read_json(beside) if beside.is_file() else {}
+    stated = config.get("image_size") or config.get("pretrained_cfg", {}).get("input_size", [None])[-1]
+    return stated if isinstance(stated, int) and stated % patch == 0 else USUAL_SIZE // patch * patch

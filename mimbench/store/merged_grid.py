@@ -15,6 +15,7 @@ def merge_grids(first: Placed, second: Placed) -> dict[str, Any]:
     """The first one's words and rows, with what the second one adds."""
     (place, old), (other, new) = first, second
     merged = copy.deepcopy(old)
+    merged.pop("left_out", None)  # the other one may have what --protocols left out of this one
     for key in SAME:
         if old.get(key) != new.get(key):
             raise _differ(first, second, f"they differ in `{key}`")

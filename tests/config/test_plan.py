@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.kinds import KINDS
+from mimbench.plan.description import describe
 from mimbench.plan.estimate import complete, estimate
 from mimbench.plan.graph import make_plan, wanted
-from mimbench.plan.record import describe, prepare, record
+from mimbench.plan.record import prepare, record
 from mimbench.store.files import read_json
 from mimbench.store.records import read_grid, write_record
 from mimbench.store.results import run_name

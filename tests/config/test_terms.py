@@ -12,9 +12,9 @@ from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
 from mimbench.errors import UserError
 from mimbench.kinds import forward_flops
+from mimbench.plan.description import describe
 from mimbench.plan.graph import make_plan
 from mimbench.plan.pairing import edges
-from mimbench.plan.record import describe
 from mimbench.plan.terms import check_terms
 from mimbench.pretrain.flops import flops_per_image
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Folders and top-level files of mimbench/, and slurm/, in the order in which they may import one another: only to the left
 ARROW = ["errors", "inert", "compat", "env", "kinds", "store", "runtime", "parts", "registry", "config", "testing",
-         "protocols", "data", "models", "plan", "pretrain", "evals", "run", "launch", "report", "show", "slurm", "cli",
+         "protocols", "data", "models", "plan", "pretrain", "evals", "run", "launch", "report", "show", "slurm", "api", "cli",
          "__main__"]  # fmt: skip
 REPORT_MAY = {"report", "store", "kinds", "protocols", "errors", "inert"}
 

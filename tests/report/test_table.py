@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -177,9 +179,40 @@ def test_with_axes_each_row_is_compared_with_the_reference_at_its_own_point(stor
 def test_the_latex_table_escapes_special_characters(store):
     text = latex(table_of(synthetic.rich(store)))
     body = text[text.index("\\toprule") : text.index("\\bottomrule")]
-    assert body.count(r"\\") == 7
+    assert len(re.findall(r"\\\\$", body, re.M)) == 7
     assert not re.search(r"(?<!\\)[%_#]", body)
     assert text.isascii()
+
+
+def test_the_latex_table_is_shrunk_to_the_column_and_has_no_column_of_the_papers_numbers(store):
+    table = table_of(synthetic.rich(store))
+    text = latex(table)
+    assert table.paper is not None
+    assert "82.86" not in text
+    assert table.paper_note not in text
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    assert {line.count(" & ") for line in body.splitlines()[1:-1]} == {len(table.headings) - 1}
+    assert r"\resizebox{\ifdim\width>\linewidth" in text
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-recommended)"
+)
+@pytest.mark.parametrize("columns", ["", "[twocolumn]"])
+def test_the_latex_table_compiles_and_is_no_wider_than_a_column(store, tmp_path, columns):
+    simple(
+        store,
+        {"& a \\# _very_ {long} ~label^ of 100 %, which takes several lines": [60.0, 61.0], **THREE_ROWS},
+        PRIMARY,
+    )
+    packages = r"\usepackage{booktabs,graphicx,array}"
+    (tmp_path / "page.tex").write_text(
+        rf"\documentclass{columns}{{article}}{packages}\begin{{document}}{latex(table_of(store))}\end{{document}}"
+    )
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 class Terminal(io.StringIO):

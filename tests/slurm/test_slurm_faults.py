@@ -158,7 +158,7 @@ def test_a_job_ends_if_its_results_vanish_and_is_resumed_when_they_are_back(clus
     away = results.with_name("away")
     results.rename(away)
     job = json.loads(sorted((away / "runs" / folder.name / "submissions").iterdir())[-1].read_text())["job"]
-    assert "no such folder" in mimbench("status", "--results", results).stdout
+    assert "no such folder" in mimbench("status", "--results", results).stderr
     until(lambda: not queue.queued([job]), 120)
     assert not results.exists()  # the job left no stray copy
     away.rename(results)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.errors import RunFailed, UserError
+from mimbench.plan.description import describe
 from mimbench.plan.graph import make_plan
-from mimbench.plan.record import describe, prepare
+from mimbench.plan.record import prepare
 from mimbench.report.collect import read_grid
 from mimbench.report.notices import result_notices
 from mimbench.run.execute import execute

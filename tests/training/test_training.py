@@ -398,3 +398,9 @@ def test_tensorboard_curves_are_written_on_request(ablations, tmp_path, cache):
     pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install mimbench[tensorboard]")
     folder = trained(ablations, tmp_path, cache, "board", Runtime(tensorboard=True))
     assert list(folder.work.rglob("events.out.tfevents.*"))
+
+
+def test_wandb_curves_are_written_offline_on_request(ablations, tmp_path, cache):
+    pytest.importorskip("wandb", reason="wandb is an extra: pip install mimbench[wandb]")
+    folder = trained(ablations, tmp_path, cache, "board", Runtime(wandb=True))
+    assert list(folder.work.rglob("offline-run-*/*.wandb"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimbench.errors import UserError, nearest, unknown
 from mimbench.store.files import fingerprint, is_path
+from mimbench.store.results import holds_results
 
 DATA_ROOT = "MIMBENCH_DATA"
 SPLITS_VERSION = 3  # raised when the files of a folder are split in another way
@@ -51,8 +52,15 @@ def existing(name: str, key: str = "data.name") -> Path:
         raise UserError(f"{key}: no folder {name}.")
     if name in WHERE:
         raise UserError(f"{key}: no folder {folder}. Try `mimbench data get {name}`, or put there {WHERE[name]}.")
-    present = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    present = [p.name for p in folder.parent.iterdir() if _may_hold_data(p)] if folder.parent.is_dir() else []
     raise unknown(f"{key} ({DATA_ROOT}={folder.parent})", "data set", name, ["shapes", *present])
+
+
+def _may_hold_data(path: Path) -> bool:
+    """Not hidden, not results of ours, not empty: what to offer for a name that is not there."""
+    if path.name.startswith(".") or not path.is_dir() or holds_results(path):
+        return False
+    return any(not inner.name.startswith(".") for inner in path.iterdir())
 
 
 def manifest(lines: Iterable[str]) -> str:
