@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mimbench import registry
-from mimbench.config.axes import Axes, check_rows, tag
+from mimbench.config.axes import Axes, by_short_name, check_rows, tag
 from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, for_other_masks, put, read_yaml
@@ -160,6 +160,7 @@ class _Point:
     layer: Layer
     place: str
     index: int  # of the point
+    point: dict[str, Any]
 
 
 def load_grid(
@@ -238,7 +239,17 @@ def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
         if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
             raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
-    return Row(point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves, searched)
+    return Row(
+        point.name,
+        point.label,
+        written.paper or None,
+        recipe,
+        reference,
+        budgeted,
+        written.improves,
+        searched,
+        point.point,
+    )
 
 
 def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
@@ -314,7 +325,7 @@ def _expand(file: GridFile, path: Path) -> list[_Point]:
                 name, label = f"{name}[{tag(point)}]", f"{label} ({tag(point)})"
             if name in found:
                 raise UserError(f"{path}: rows: the name '{name}' is used twice.")
-            found[name] = _Point(name, label, written, varied, place, index)
+            found[name] = _Point(name, label, written, varied, place, index, by_short_name(point))
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Row:
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
     improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
     flops: dict[str, Any] | None = None  # of its whole training, and whether it builds on weights from elsewhere
+    point: dict[str, Any] = field(default_factory=dict)  # of the grid's axes: their short names and its values
 
     @property
     def is_reference(self) -> bool:
@@ -85,6 +86,7 @@ class Grid:
     records: dict[str, RunRecord]
     nested: dict[str, int]  # how many pre-trainings per tokenizer and evaluations per pre-training; empty: one each
     searched: str = ""  # how the rows' learning rates were chosen
+    arguments: tuple[str, ...] = ()  # of the command line that planned it
 
     @property
     def unit(self) -> str:
@@ -132,12 +134,14 @@ def read_grid(store: Store, name: str, scale: str) -> Grid:
         columns=[Column(**column) for column in raw["columns"]],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
-                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))
+                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"),
+                row.get("point", {}))
             for row in raw["rows"]
         ],
         records={run: _read_run(store.run(run)) for run in sorted(names)},
         nested=raw.get("nested", {}),
         searched=raw.get("searched", ""),
+        arguments=tuple(raw.get("arguments", ["--scale", raw["scale"]])),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
 
