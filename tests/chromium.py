@@ -78,6 +78,11 @@ class Browser:
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
+    def busy(self) -> float:
+        """Seconds that the page's main thread has worked, after Performance.enable."""
+        metrics = {item["name"]: item["value"] for item in self.call("Performance.getMetrics")["metrics"]}
+        return float(metrics["TaskDuration"])
+
     def complaints(self) -> list[str]:
         """Errors on the console, and requests for anything but the page itself."""
         said = [event for event in self.events if event.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]

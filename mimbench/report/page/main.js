@@ -79,6 +79,7 @@ function start() {
       };
       byId("choose-columns").append(make("label", {}, box, head.textContent));
     }
+    byId("show-all").onclick = () => { table.most = Infinity; table.filter(); };
     byId("reset").onclick = () => { Object.assign(state, emptyState()); setControls(); refresh(); };
     const forms = Object.entries(FORMS).map(([form, write]) => [form, () => write(table.textsOf(table.shown))]);
     byId("copy-table").append(copyButtons(Object.fromEntries(forms)));

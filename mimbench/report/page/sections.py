@@ -114,6 +114,7 @@ def _inline(svg: str, label: str, kind: str) -> str:
     for color, name in ON_PAGE.items():
         svg = svg.replace(color, f"var(--{name})")
     svg = re.sub(rf'id="{ARTIST}([^"]*)"', r'data-artist="\1"', svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # else the figures of a page share ids
     svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)
     svg = svg.replace("'DejaVu Sans'", "system-ui")
     return svg.replace("<svg ", f'<svg class="{kind}" role="img" aria-label="{label}" ', 1)

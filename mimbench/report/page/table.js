@@ -1,6 +1,10 @@
 // The main table: Python wrote it; here it is sorted, filtered and compared with another reference.
 "use strict";
 
+const inOrder = new Intl.Collator("en", { numeric: true }); // far faster than localeCompare
+
+const MOST_DRAWN = 300; // rows; laying out thousands takes longer than sorting them
+
 class ReportTable {
   /** `changed`: called after the reader sorted, selected or opened something. */
   constructor(report, state, changed) {
@@ -14,6 +18,7 @@ class ReportTable {
     this.shown = this.order;
     this.keys = new Map();
     this.style = document.head.appendChild(make("style"));
+    this.most = MOST_DRAWN;
     this.written = null; // the reference whose numbers stand in the table: Python's
     this.addButtons();
   }
@@ -28,8 +33,8 @@ class ReportTable {
       const head = line.cells[0];
       const label = head.textContent;
       const box = make("input", { type: "checkbox", "aria-label": `Select ${label} to compare`, onchange: () => this.select(name) });
-      const open = make("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: () => this.open(name) }, label);
-      head.replaceChildren(make("div", { class: "pick" }, box, open));
+      const address = `#${new URLSearchParams({ open: name })}`;
+      head.replaceChildren(box, make("a", { class: "open", href: address, onclick: event => this.open(event, name) }, label));
     }
   }
 
@@ -38,6 +43,7 @@ class ReportTable {
     state.down = state.sort === column ? !state.down : column !== "row";
     state.sort = column;
     this.sort();
+    this.filter();
     this.changed();
   }
 
@@ -49,7 +55,8 @@ class ReportTable {
     this.changed();
   }
 
-  open(name) {
+  open(event, name) {
+    event.preventDefault(); // the link alone would drop the rest of the view
     this.state.open = name;
     this.changed();
   }
@@ -77,7 +84,7 @@ class ReportTable {
     let order = this.order;
     if (this.heads.some(head => head.dataset.column === sort)) {
       const keys = this.keysOf(sort);
-      const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b) * (down ? -1 : 1);
+      const compare = (a, b) => (typeof a === "string" ? inOrder.compare(a, b) : a - b) * (down ? -1 : 1);
       order = [...order].sort((a, b) => {
         const [first, second] = [keys.get(a), keys.get(b)];
         return (first === null) - (second === null) || (first === null ? 0 : compare(first, second));
@@ -119,8 +126,11 @@ class ReportTable {
         this.hasVerdict(row, significance);
     };
     const names = new Set(this.report.rows.filter(fits).map(row => row.name));
-    for (const [name, line] of this.lines) line.hidden = !names.has(name);
     this.shown = this.sorted.filter(name => names.has(name));
+    const drawn = new Set(this.shown.slice(0, this.most));
+    for (const [name, line] of this.lines) line.hidden = !drawn.has(name);
+    document.getElementById("more").hidden = drawn.size === this.shown.length;
+    document.getElementById("more-count").textContent = `The first ${drawn.size} of ${this.shown.length} rows.`;
     return names;
   }
 
