@@ -76,13 +76,8 @@ def _draw(axes: Axes, analysis: Analysis, protocol: str, lines: dict[str, Line],
         name = line[0][1].name
         (drawn[name],) = axes.plot([x for x, _ in points], [summary.mean for _, summary in points], color=color, marker="o",
                                    markersize=5, label=sheet.wrapped(words), gid=ARTIST + name)  # fmt: skip
-        bands = [
-            (x, summary.low, summary.high)
-            for x, summary in points
-            if summary.low is not None and summary.high is not None
-        ]
+        bands = [(x, s.low, s.high) for x, s in points if s.low is not None and s.high is not None]
         if len(bands) > 1:
-            axes.fill_between(
-                *map(list, zip(*bands, strict=True)), color=color, alpha=0.15, linewidth=0, gid=ARTIST + name
-            )
+            places, lows, highs = zip(*bands, strict=True)
+            axes.fill_between(places, lows, highs, color=color, alpha=0.15, linewidth=0, gid=ARTIST + name)
     return drawn

@@ -75,7 +75,7 @@ def _most_certain(significant: list[Compared]) -> str:
     cell, found = min(significant, key=lambda item: item[1].p_holm or 0.0)
     unit = cell.column.unit
     return (
-        f"The most certain one: {cell.row.label} in {cell.column.label}, {number(found.difference, unit, sign=True)} "
+        f"Most certain: {cell.row.label} in {cell.column.label}, {number(found.difference, unit, sign=True)} "
         f"(95 % CI {interval(found.low, found.high, unit, sign=True)}, p {_relation(found.p_holm)})."
     )
 

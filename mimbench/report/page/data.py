@@ -75,13 +75,10 @@ def recipe(grid: Grid, row: Row) -> dict[str, Any]:
         if kind == "pretrain":
             found |= spec.get("recipe", {})
         elif kind == "tokenizer":
-            found["tokenizer_run"] = {key: value for key, value in spec.items() if key not in OF_A_RUN}
+            found["tokenizer_training"] = spec.get("training", {})
         elif "encoder" in spec and "encoder" not in found:
             found["encoder"] = spec["encoder"]
     return found
-
-
-OF_A_RUN = {"kind", "seed", "version", "threads", "parents", "places", "key"}
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -109,10 +106,13 @@ def _parts(flat_recipe: dict[str, Any]) -> dict[str, list[str]]:
 def _costs(grid: Grid) -> dict[str, list[list[str]]]:
     """By row: kind, runs, mean time, mean images, peak memory."""
     found: dict[str, list[list[str]]] = {}
-    for line in costs(grid).itertuples():
-        memory = "" if math.isnan(peak := float(line.peak_memory_bytes or math.nan)) else f"{peak / 2**20:,.0f} MiB"
-        texts = [str(line.kind), str(line.runs), duration(float(line.mean_seconds)), f"{line.mean_images:,.0f}", memory]
-        found.setdefault(str(line.row), []).append(texts)
+    spent = costs(grid).astype(object)
+    for line in spent.where(spent.notna(), None).to_dict("records"):
+        peak = line["peak_memory_bytes"]
+        found.setdefault(line["row"], []).append([
+            line["kind"], str(line["runs"]), duration(line["mean_seconds"]), f"{line['mean_images']:,.0f}",
+            "" if peak is None else f"{peak / 2**20:,.0f} MiB",
+        ])  # fmt: skip
     return found
 
 

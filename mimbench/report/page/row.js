@@ -11,12 +11,22 @@ function recipeOf(report, row) {
   return new Map(Object.entries({ ...Object.fromEntries(kept), ...row.recipe.changed }).sort());
 }
 
-/** The keys in which two recipes differ, with both values. */
+/** The keys in which two recipes differ, with both values; of what one of them lacks altogether, one line. */
 function recipeDifference(report, row, other) {
   const [own, theirs] = [recipeOf(report, row), recipeOf(report, other)];
   const keys = [...new Set([...own.keys(), ...theirs.keys()])].sort();
   const shown = (recipe, key) => (recipe.has(key) ? plain(recipe.get(key)) : DASH);
-  return keys.map(key => [key, shown(own, key), shown(theirs, key)]).filter(([, a, b]) => a !== b);
+  const whole = key => key.split(".")[0];
+  const missing = recipe => new Set(keys.map(whole).filter(name => ![...recipe.keys()].some(key => whole(key) === name)));
+  const [notOwn, notTheirs] = [missing(own), missing(theirs)];
+  const lines = keys.map(key => [key, shown(own, key), shown(theirs, key)]).filter(([, a, b]) => a !== b);
+  const parts = [...notOwn, ...notTheirs].sort().map(name => {
+    const [recipe, absent] = notOwn.has(name) ? [theirs, own] : [own, theirs];
+    const text = shown(recipe, `${name}.type`);
+    const words = text === DASH ? "set" : text;
+    return absent === own ? [name, DASH, words] : [name, words, DASH];
+  });
+  return [...parts, ...lines.filter(([key]) => !notOwn.has(whole(key)) && !notTheirs.has(whole(key)))];
 }
 
 function differenceSection(report, row, other) {

@@ -11,9 +11,10 @@ from mimbench.report.cells import MARKS, difference_text
 from mimbench.report.collect import Column, Grid
 from mimbench.report.colors import ON_PAGE
 from mimbench.report.costs import costs
-from mimbench.report.figures import ARTIST, Drawing
+from mimbench.report.figures import Drawing
 from mimbench.report.format import count, duration, p_text
 from mimbench.report.notices import days, machine_facts
+from mimbench.report.sheet import ARTIST
 from mimbench.report.table import Table
 from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
