@@ -57,8 +57,12 @@ class Axes(Checked):
 
 def tag(point: Point) -> str:
     """The point in a row's name, each axis by its shortest unambiguous ending: `lr=0.001,batch=64`."""
+    return ",".join(f"{key}={value}" for key, value in by_short_name(point).items())
+
+
+def by_short_name(point: Point) -> Point:
     short = short_names(list(point))
-    return ",".join(f"{short[key]}={value}" for key, value in point.items())
+    return {short[key]: value for key, value in point.items()}
 
 
 def short_names(axes: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mimbench.config.schema import Row
@@ -17,6 +18,15 @@ def states(layer: Mapping[str, Any], *keys: str) -> bool:
     """Whether a layer of a recipe has one of these keys of the schedule."""
     schedule = layer.get("schedule")
     return isinstance(schedule, dict) and any(key in schedule for key in keys)
+
+
+def row_with_budget(budget: str, named: str | None, reference: str, names: Collection[str], path: Path) -> str | None:
+    """The row whose FLOPs are the budget of all; None where each states its steps."""
+    if budget == "steps":
+        return None
+    if named is not None:
+        check_known(f"{path}: budget_row", "row", named, names)
+    return named or reference
 
 
 def with_steps(rows: tuple[Row, ...], steps: Mapping[str, int], sets: Collection[Mapping[str, Any]]) -> tuple[Row, ...]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mimbench import registry
-from mimbench.config.axes import Axes, check_rows, tag
-from mimbench.config.by_row import LENGTH, checked_steps, states, with_steps
+from mimbench.config.axes import Axes, by_short_name, check_rows, tag
+from mimbench.config.by_row import LENGTH, checked_steps, row_with_budget, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, for_other_masks, put, read_yaml
 from mimbench.config.ranges import FILLED, ONE_LINE, Count, Range, Whole, between
@@ -162,6 +162,7 @@ class _Point:
     layer: Layer
     place: str
     index: int  # of the point
+    point: dict[str, Any]
 
 
 def load_grid(
@@ -201,7 +202,7 @@ def load_grid(
     names = tuple(point.name for point in points)
     for row in only:
         check_known(f"{path}: --only", "row", row, names)
-    budget_row = _budget_row(file, references[0].name, names, path)
+    budget_row = row_with_budget(file.budget, file.budget_row, references[0].name, names, path)
     rows = tuple(
         _row(point, *_recipe(point, file, path, sizes, layers), other.name, file)
         for point, other in zip(points, references, strict=True)
@@ -240,16 +241,9 @@ def _row(point: _Point, recipe: Recipe, sources: Sources, reference: str, file: 
         if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
             raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
-    paper, improves = written.paper or None, written.improves
-    return Row(point.name, point.label, paper, recipe, reference, budgeted, improves, searched, sources)
-
-
-def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
-    if file.budget == "steps":
-        return None
-    if file.budget_row is not None:
-        check_known(f"{path}: budget_row", "row", file.budget_row, names)
-    return file.budget_row or reference
+    return Row(
+        point.name, point.label, written.paper or None, recipe, reference, budgeted, written.improves, searched, point.point, sources
+    )  # fmt: skip
 
 
 def _note(scale: _Scale, rows: Iterable[Row]) -> str:
@@ -317,7 +311,7 @@ def _expand(file: GridFile, path: Path) -> list[_Point]:
                 name, label = f"{name}[{tag(point)}]", f"{label} ({tag(point)})"
             if name in found:
                 raise UserError(f"{path}: rows: the name '{name}' is used twice.")
-            found[name] = _Point(name, label, written, varied, place, index)
+            found[name] = _Point(name, label, written, varied, place, index, by_short_name(point))
     return list(found.values())
 
 

@@ -225,6 +225,7 @@ class Row:
     budgeted: bool = False  # how long it trains follows from the grid's budget of FLOPs
     improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
     searched: bool = False  # its learning rate is left to a search
+    point: dict[str, Any] = field(default_factory=dict)  # of the axes, by their short names
     sources: dict[str, str] = field(default_factory=dict, compare=False)  # dotted key -> the file and place that set it
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from pathlib import Path
 from typing import Any
 
-from mimbench.config.schema import Nested, as_spec
+from mimbench.config.merge import packaged
+from mimbench.config.schema import Grid, Nested, as_spec
 from mimbench.plan.compute import beyond_budget, training_of
 from mimbench.plan.description import descriptions
 from mimbench.plan.graph import Plan, Planned
-from mimbench.store.files import map_threads, remove_leftovers
+from mimbench.store.files import is_path, map_threads, remove_leftovers
 from mimbench.store.records import GRID_FORMAT, read_record, write_record
 from mimbench.store.results import Store
 
@@ -95,17 +97,26 @@ def record(plan: Plan) -> dict[str, Any]:
     rows = [
         {"name": r.name, "label": r.label, "description": described[r.name], "paper": r.paper, "key": plan.keys[r.name],
          "reference": r.reference, "runs": {str(seed): runs for seed, runs in plan.rows[r.name].items()},
-         **_flops(plan, r.name), **({} if r.improves is None else {"improves": r.improves})}
+         **_flops(plan, r.name), **({} if r.improves is None else {"improves": r.improves}), **({"point": r.point} if r.point else {})}
         for r in grid.rows
     ]  # fmt: skip
     return {
         "format": GRID_FORMAT, "name": grid.name, "scale": grid.scale, "title": grid.title, "config": grid.config,
         "note": " ".join(n for n in (grid.note, grid.scale_note, equal, changed, *plan.notes) if n),
         "base": grid.reference, "base_label": grid.reference_label, "primary": grid.primary,
-        "seeds": list(grid.seeds), "columns": columns, "rows": rows,
+        "seeds": list(grid.seeds), "columns": columns, "rows": rows, "arguments": _arguments(grid),
         **({"searched": grid.searched} if grid.searched else {}),
         **({} if grid.nested == Nested() else {"nested": as_spec(grid.nested)}),
     }  # fmt: skip
+
+
+def _arguments(grid: Grid) -> list[str]:
+    """Of the command that plans these rows again; a folder of images by its name, for its place is nobody else's business."""
+    scale = Path(grid.scale_file)
+    words = ["--scale", scale.stem if scale.parent == packaged("scales") else scale.name]
+    if grid.data is not None:
+        words += ["--data", Path(grid.data).name if is_path(grid.data) else grid.data]
+    return words + [word for text in grid.sets for word in ("--set", text)]
 
 
 def _flops(plan: Plan, row: str) -> dict[str, Any]:

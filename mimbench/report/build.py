@@ -24,12 +24,13 @@ def write_report(analysis: Analysis, folder: Path, *, runs_at: str | None = "../
     """Each file is replaced as a whole, the page last; those that no longer apply are removed."""
     from mimbench.report.figures import draw
     from mimbench.report.page import page
+    from mimbench.report.pictures import pictures
 
     table, drawings = tabulate(analysis), list(draw(analysis))
     files: dict[str, str | bytes] = {**table_files(analysis, table)}
     for drawing in drawings:
         files |= {f"{drawing.name}.svg": drawing.svg, f"{drawing.name}.png": drawing.png}
-    files["index.html"] = page(table, drawings, runs_at=runs_at)
+    files["index.html"] = page(table, drawings, runs_at=runs_at, pictures=pictures(analysis.grid, folder))
     for name, content in files.items():
         write_atomically(folder / name, content)
     for path in [*folder.glob("*.svg"), *folder.glob("*.png"), folder / "variance.csv"]:

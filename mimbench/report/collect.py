@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Row:
     runs: dict[int, dict[str, str]]  # seed -> kind or protocol -> run
     improves: str | None = None  # the protocol, named before any run, in which it should exceed its reference
     flops: dict[str, Any] | None = None  # of its whole training, and whether it builds on weights from elsewhere
+    point: dict[str, Any] = field(default_factory=dict)  # of the grid's axes: their short names and its values
 
     @property
     def is_reference(self) -> bool:
@@ -86,6 +87,7 @@ class Grid:
     records: dict[str, RunRecord]
     nested: dict[str, int]  # how many pre-trainings per tokenizer and evaluations per pre-training; empty: one each
     searched: str = ""  # how the rows' learning rates were chosen
+    arguments: tuple[str, ...] = ()  # of the command line that planned it
 
     @property
     def unit(self) -> str:
@@ -159,12 +161,14 @@ def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
         columns=[Column(**column) for column in raw["columns"] if column["protocol"] not in left_out],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
-                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"))
+                {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"),
+                row.get("point", {}))
             for row in raw["rows"]
         ],
         records=records,
         nested=raw.get("nested", {}),
         searched=raw.get("searched", ""),
+        arguments=tuple(raw.get("arguments", ["--scale", raw["scale"]])),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
 

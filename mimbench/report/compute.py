@@ -1,9 +1,18 @@
-"""The column of FLOPs: of each row's whole training."""
+"""The column of FLOPs, of each row's whole training, and the scores against them."""
 
 from __future__ import annotations
 
+import itertools
+from typing import TYPE_CHECKING
+
+from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid, Row
 from mimbench.report.format import DASH, flops
+from mimbench.report.sheet import ARTIST, LEGEND_LINE, WIDE, Sheet
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 HEADING = "FLOPs"
 
@@ -44,3 +53,41 @@ def _text(row: Row, grid: Grid) -> str:
     unit, own = _unit(grid), row.flops["total"]
     relative = f" ({own / unit.flops['total']:.2f})" if own and unit and unit.flops else ""
     return flops(own) + relative + (" + external" if row.flops["external"] else "")
+
+
+def score_against_flops(analysis: Analysis, sheet: Sheet = WIDE) -> Figure | None:
+    """One panel per protocol, one point per row that is trained."""
+    import seaborn as sns
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    rows = [row for row in analysis.grid.rows if row.flops and row.flops["total"]]
+    columns = [c for c in analysis.grid.columns if any(_has_number(analysis, row, c.protocol) for row in rows)]
+    if len({row.flops["total"] for row in rows if row.flops}) < 2 or not columns:
+        return None
+    totals = [row.flops["total"] for row in rows if row.flops]
+    scale = "log" if max(totals) > 10 * min(totals) else "linear"
+    height = 3.2 if sheet.legend_below else max(3.2, LEGEND_LINE * len(rows))
+    figure, axes_list = sheet.panels(len(columns), height)
+    colors = sns.color_palette("colorblind", len(rows))
+    handles: dict[str, Artist] = {}
+    for axes, column in zip(axes_list, columns, strict=True):
+        for row, color, marker in zip(rows, colors, itertools.cycle("osD^vPX*hd"), strict=False):
+            if not (row.flops and _has_number(analysis, row, column.protocol)):
+                continue
+            summary = analysis.cells[row.name, column.protocol].summary
+            assert summary is not None
+            x, gid = row.flops["total"], ARTIST + row.name
+            if summary.low is not None and summary.high is not None:
+                axes.plot([x, x], [summary.low, summary.high], color=color, linewidth=1.5, gid=gid)
+            (handles[row.name],) = axes.plot(
+                [x], [summary.mean], color=color, marker=marker, linestyle="", label=sheet.wrapped(row.label), gid=gid)  # fmt: skip
+        axes.set(xscale=scale, xlabel="FLOPs", title=column.heading)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: flops(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    sheet.legend(figure, handles)
+    return figure
+
+
+def _has_number(analysis: Analysis, row: Row, protocol: str) -> bool:
+    cell = analysis.cells.get((row.name, protocol))
+    return cell is not None and cell.summary is not None

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from mimbench.report.analysis import Analysis
 from mimbench.report.collect import Grid
 from mimbench.report.colors import ACCENT
+from mimbench.report.sheet import ARTIST, LEGEND_LINE, WIDE, Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Read = Callable[[dict[str, Any]], list[tuple[float, float]]]  # a result's raw values -> x and score of each point
-PANEL_LETTERS = 28  # of a title that fit above one of three panels side by side
-LEGEND_LINE = 0.21  # inches
+PANEL_LETTERS = {3: 28, 2: 21}  # of a title that fit above one of so many panels side by side
 POINTS = 200  # drawn of a curve, each the mean over several steps
 
 
@@ -56,34 +57,39 @@ def damaged_curves(grid: Grid) -> list[str]:
     return damaged
 
 
-def thinned(curve: pd.DataFrame) -> pd.DataFrame:
-    return curve.groupby(curve.index // (math.ceil(len(curve) / POINTS) or 1)).mean()
+def thinned(curve: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
+    return curve.groupby(curve.index // (math.ceil(len(curve) / points) or 1)).mean()
 
 
-def pretraining(analysis: Analysis) -> Figure | None:
+def pretraining(analysis: Analysis, sheet: Sheet = WIDE) -> Figure | None:
     """One panel per row, one line per seed."""
-    import pandas as pd
-    import seaborn as sns
-
     grid = analysis.grid
-    curves = [
-        thinned(curve).assign(row=row.label, seed=seed)
-        for row in grid.rows
-        for seed, record in grid.runs(row, "pretrain").items()
-        if len(curve := read_curve(record.folder / "curve.csv"))
-    ]
-    if not curves:
+    curves = {row.name: [thinned(curve) for record in grid.runs(row, "pretrain").values()
+                         if len(curve := read_curve(record.folder / "curve.csv"))] for row in grid.rows}  # fmt: skip
+    drawn = [row for row in grid.rows if curves[row.name]]
+    if not drawn:
         return None
-    panels = pd.concat(curves).groupby("row", sort=False)
-    figure, axes_list = small_multiples(len(panels), across=3, width=9.2, height=2.45)
-    for axes, (label, of_row) in zip(axes_list, panels, strict=True):
-        sns.lineplot(of_row, x="step", y="loss", units="seed", estimator=None, ax=axes, color=ACCENT, alpha=0.6,
-                     linewidth=1.2)  # fmt: skip
-        axes.set_title(textwrap.fill(str(label), PANEL_LETTERS), fontsize=10)
+    figure, axes_list = sheet.panels(len(drawn), height=2.45, small=True)
+    letters = PANEL_LETTERS[sheet.small_across]
+    for axes, row in zip(axes_list, drawn, strict=True):
+        for curve in curves[row.name]:
+            marker = "o" if len(curve) == 1 else ""  # one point makes no line
+            axes.plot(
+                curve["step"],
+                curve["loss"],
+                color=ACCENT,
+                alpha=0.6,
+                linewidth=1.2,
+                marker=marker,
+                gid=ARTIST + row.name,
+            )
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.set_title(textwrap.fill(row.label, letters), fontsize=10 if letters > 25 else 9)
     return figure
 
 
-def probe_layers(analysis: Analysis) -> Figure | None:
+def probe_layers(analysis: Analysis, sheet: Sheet = WIDE) -> Figure | None:
     """Held-out accuracy by layer, one line per row."""
     from matplotlib.ticker import MaxNLocator
 
@@ -95,14 +101,14 @@ def probe_layers(analysis: Analysis) -> Figure | None:
     if scores.empty:
         return None
     height = max(3.4, LEGEND_LINE * len(analysis.grid.rows))
-    figure, (axes,) = small_multiples(1, across=1, width=9.2, height=height)
-    _lines(axes, analysis.grid, "linear_probe", scores, legend=True)
+    figure, (axes,) = sheet.panels(1, height if not sheet.legend_below else 3.2)
+    sheet.legend(figure, _lines(axes, analysis.grid, "linear_probe", scores, sheet))
     axes.set(xlabel="layer", ylabel="held-out score")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-def epochs(analysis: Analysis) -> Figure | None:
+def epochs(analysis: Analysis, sheet: Sheet = WIDE) -> Figure | None:
     """Held-out score by epoch at the chosen learning rate, one panel per protocol that was asked for it."""
     from matplotlib.ticker import MaxNLocator
 
@@ -116,15 +122,17 @@ def epochs(analysis: Analysis) -> Figure | None:
     if not watched:
         return None
     height = max(3.2, LEGEND_LINE * len(analysis.grid.rows))
-    figure, axes_list = small_multiples(len(watched), across=1, width=9.2, height=height)
+    figure, axes_list = sheet.panels(len(watched), height if not sheet.legend_below else 3.2)
+    handles: dict[str, Artist] = {}
     for axes, (protocol, scores) in zip(axes_list, watched.items(), strict=True):
-        _lines(axes, analysis.grid, protocol, scores, legend=True)
+        handles |= _lines(axes, analysis.grid, protocol, scores, sheet)
         axes.set(xlabel="epoch", ylabel="held-out score")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    sheet.legend(figure, handles)
     return figure
 
 
-def learning_rates(analysis: Analysis) -> Figure | None:
+def learning_rates(analysis: Analysis, sheet: Sheet = WIDE) -> Figure | None:
     """Held-out score by learning rate, one panel per protocol that sweeps it."""
     found = {
         column.protocol: _scores(analysis.grid, column.protocol, lambda values: [
@@ -137,54 +145,44 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     if not swept:
         return None
     height = max(3.2, LEGEND_LINE * len(analysis.grid.rows))
-    figure, axes_list = small_multiples(len(swept), across=2, width=9.2, height=height)
+    figure, axes_list = sheet.panels(len(swept), height if not sheet.legend_below else 3.2)
+    handles: dict[str, Artist] = {}
     for index, (axes, (protocol, scores)) in enumerate(zip(axes_list, swept.items(), strict=True)):
-        _lines(axes, analysis.grid, protocol, scores, legend=axes is axes_list[-1])
-        axes.set(xlabel="learning rate", ylabel="" if index % 2 else "held-out score", xscale="log")
+        handles |= _lines(axes, analysis.grid, protocol, scores, sheet)
+        axes.set(xlabel="learning rate", ylabel="" if index % sheet.across else "held-out score", xscale="log")
         rates = sorted(scores["x"].unique())
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45 if len(rates) > 4 else 0)
         axes.minorticks_off()
+    sheet.legend(figure, handles)
     return figure
 
 
 def _scores(grid: Grid, protocol: str, read: Read) -> pd.DataFrame:
-    """One line per row, seed and point: label, x, score."""
+    """One line per row, seed and point: the row's name, x, score."""
     import pandas as pd
 
     points = [
-        (row.label, x, score)
+        (row.name, x, score)
         for row in grid.rows
         for record in grid.runs(row, protocol).values()
         if record.result is not None
         for x, score in read(record.result["values"])
     ]
-    return pd.DataFrame(points, columns=["label", "x", "score"])
+    return pd.DataFrame(points, columns=["row", "x", "score"])
 
 
-def _lines(axes: Axes, grid: Grid, protocol: str, scores: pd.DataFrame, *, legend: bool) -> None:
-    """Means over seeds. A row has the same color and marker in every panel."""
+def _lines(axes: Axes, grid: Grid, protocol: str, scores: pd.DataFrame, sheet: Sheet) -> dict[str, Artist]:
+    """Means over seeds, one line per row; returns the lines by row. A row has the same color and marker in every panel."""
     import seaborn as sns
 
-    labels = [row.label for row in grid.rows]
-    colors = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
-    markers = dict(zip(labels, itertools.cycle("osD^vPX*hd")))
-    sns.lineplot(scores, x="x", y="score", hue="label", style="label", palette=colors, markers=markers, dashes=False,
-                 errorbar=None, markersize=6, markeredgewidth=0, ax=axes, legend=legend)  # fmt: skip
+    means = scores.groupby(["row", "x"])["score"].mean()
+    colors = sns.color_palette("colorblind", len(grid.rows))
+    drawn: dict[str, Artist] = {}
+    for row, color, marker in zip(grid.rows, colors, itertools.cycle("osD^vPX*hd"), strict=False):
+        if row.name in means.index.get_level_values("row"):
+            of_row = means.loc[row.name]
+            (drawn[row.name],) = axes.plot(
+                of_row.index, of_row, color=color, marker=marker, markersize=6, markeredgewidth=0,
+                label=sheet.wrapped(row.label), gid=ARTIST + row.name)  # fmt: skip
     axes.set_title(next(column.heading for column in grid.columns if column.protocol == protocol))
-    if legend:
-        sns.move_legend(axes, "center left", bbox_to_anchor=(1.02, 0.5), title=None, fontsize=9)
-
-
-def small_multiples(
-    count: int, across: int, width: float, height: float, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """`width`: of the figure; `height`: of each panel, in inches."""
-    from matplotlib.figure import Figure
-
-    across = min(across, count)
-    down = math.ceil(count / across)
-    figure = Figure(figsize=(width, height * down))
-    axes = list(figure.subplots(down, across, squeeze=False, sharey=sharey).flat)
-    for spare in axes[count:]:
-        spare.remove()
-    return figure, axes[:count]
+    return drawn

@@ -21,10 +21,28 @@ def result_notices(grid: Grid) -> list[str]:
                     seeds[text, row.label].append(seed)
         rows: dict[tuple[str, str], list[str]] = defaultdict(list)  # a shared run is named once for its rows
         for (text, label), found in seeds.items():
-            rows[text, f"seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"].append(label)
+            rows[text, _seeds(found)].append(label)
         notices += [f"{grid.label(kind)} of {'; '.join(names)}: {text} ({of_seeds})"
                     for (text, of_seeds), names in rows.items()]  # fmt: skip
     return notices
+
+
+def row_flags(grid: Grid) -> dict[str, list[str]]:
+    """The flags of each row's results, by its name."""
+    found: dict[str, list[str]] = {}
+    for row in grid.rows:
+        seeds: dict[str, list[int]] = defaultdict(list)
+        for kind in grid.kinds:
+            for seed, record in grid.runs(row, kind).items():
+                for text in _flags(record, grid):
+                    seeds[f"{grid.label(kind)}: {text}"].append(seed)
+        if seeds:
+            found[row.name] = [f"{text} ({_seeds(own)})" for text, own in seeds.items()]
+    return found
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _flags(record: RunRecord, grid: Grid) -> list[str]:

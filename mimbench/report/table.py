@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STATISTICS = ["mean", "sd", "ci_low", "ci_high", "difference", "difference_low", "difference_high", "p", "p_holm"]
 COLUMNS = ["row", "label", "reference", "protocol", "metric", "unit", "n", *STATISTICS[:4], "n_pairs", *STATISTICS[4:],
-           "primary", "verdict", "unfinished", "paper", "paper_source"]  # fmt: skip
+           "primary", "verdict", "unfinished", "flops", "paper", "paper_source"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def frame(analysis: Analysis) -> pd.DataFrame:
     places = [(row.name, column.protocol) for row in grid.rows for column in grid.columns]
     lines = [_line(analysis.cells[place], published.get(place)) for place in places if place in analysis.cells]
     found = pd.DataFrame(lines, columns=[*COLUMNS, *of_seeds])
-    return found.astype({"n_pairs": "Int64", "primary": "boolean"})
+    return found.astype({"n_pairs": "Int64", "primary": "boolean", "flops": "Int64"})
 
 
 def _line(cell: Cell, published: Published | None) -> dict[str, Any]:
@@ -87,6 +87,8 @@ def _line(cell: Cell, published: Published | None) -> dict[str, Any]:
         line |= {"n_pairs": comparison.n, "difference": comparison.difference, "difference_low": comparison.low,
                  "difference_high": comparison.high, "p": comparison.p, "p_holm": comparison.p_holm,
                  "primary": comparison.primary, "verdict": comparison.verdict}  # fmt: skip
+    if row.flops:
+        line["flops"] = round(row.flops["total"])
     if published:
         line |= {"paper": float(published["value"]), "paper_source": f"{published['source']}, {published['table']}"}
     line |= {f"seed_{seed}": value for seed, value in cell.values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -225,6 +226,12 @@ def test_what_a_scale_says_of_its_images_stays_with_them_and_what_it_says_of_its
     ):
         assert (on_data in note, always in note) == (stays, True)
     assert "mean nothing" in load_grid(written(tmp_path), scale="smoke", data="other").scale_note
+
+
+@pytest.mark.parametrize("scale", sorted(path.stem for path in (ROOT / "configs" / "scales").glob("*.yaml")))
+def test_on_other_images_no_scale_speaks_of_its_own(tmp_path, scale):
+    note = load_grid(written(tmp_path), scale=scale, data="other").scale_note
+    assert not re.search(r"built-in|CIFAR|ImageNet-1k|ADE20K|held out", note)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 MAPPED = {"mimbench": "mimbench", "registries": "mimbench/registries", "slurm": "mimbench/slurm", "configs": "mimbench/configs",
           "results/paper": "mimbench/paper"}  # fmt: skip
-KEPT = (".py", ".yaml", ".csv", ".html", ".typed", ".sh")
+KEPT = (".py", ".yaml", ".csv", ".html", ".css", ".js", ".typed", ".sh")
 
 
 @pytest.fixture(scope="module")

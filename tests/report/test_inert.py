@@ -19,10 +19,10 @@ from mimbench.store.records import write_record
 HOSTILE = "=HYPERLINK(1)\x1b[31m<script>alert(1)</script>\n\n\\input{/etc/passwd}|x"
 
 
-@pytest.fixture
-def report(tmp_path):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
     """The report of a grid whose record says hostile things, as records of others may."""
-    store = demo(tmp_path / "results")
+    store = demo(tmp_path_factory.mktemp("hostile") / "results")
     path = store.grid_path("demo", "tiny")
     grid = read_json(path)
     grid["title"], grid["note"] = HOSTILE, HOSTILE
@@ -56,10 +56,10 @@ def test_latex_holds_neither_commands_nor_empty_lines(report):
     assert "\n\n" not in text
 
 
-def test_a_table_on_a_terminal_obeys_nothing(report, tmp_path, capsys):
+def test_a_table_on_a_terminal_obeys_nothing(report, capsys):
     from mimbench.cli.commands import main
 
-    main(["report", "--results", str(tmp_path / "results")])
+    main(["report", "--results", str(report.parents[1])])
     out = capsys.readouterr()
     assert "\x1b" not in out.out + out.err
     assert "\\x1b[31m" in out.out

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -204,7 +203,7 @@ def test_the_same_records_give_the_same_bytes_on_another_machine(reported, tmp_p
 
 
 class Page(HTMLParser):
-    VOID = frozenset({"meta", "br", "img", "link"})
+    VOID = frozenset({"meta", "br", "img", "link", "input"})
 
     def __init__(self):
         super().__init__()
@@ -244,7 +243,7 @@ def test_the_page_is_well_formed_self_contained_and_holds_every_number(reported)
         assert record.name in text
         assert f"../../runs/{record.name}/" in page.links
     for cell in analysis.cells.values():
-        assert all(repr(value) in text for value in cell.values.values())
+        assert all(f"{value:.10g}" in text for value in cell.values.values())
         assert cell.column.fingerprint in text
     assert html.count("<figure>") == 5
     assert "var(--ink)" in html
@@ -348,25 +347,6 @@ def test_the_report_needs_no_torch_and_its_import_is_light():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.browser
-def test_the_page_renders_in_chromium(reported, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,2000"]  # fmt: skip
-    address = (reported[1] / "index.html").as_uri()
-    picture = tmp_path / "page.png"
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    subprocess.run([*command, f"--screenshot={picture}", address], check=True, timeout=120, capture_output=True,
-                   env=environment)  # fmt: skip
-    assert picture.stat().st_size > 50_000
-    dumped = subprocess.run([*command, "--dump-dom", address], check=True, timeout=120, capture_output=True, text=True,
-                            env=environment)  # fmt: skip
-    assert dumped.stdout.count("<figure>") == 5
 
 
 def test_the_report_shows_what_each_evaluation_chose(reported):
