@@ -79,7 +79,11 @@ def _entry(entry: Entry, group: Group) -> str:
 
 def _source(entry: Entry) -> str:
     """The grids that it stands in, and the records behind its value."""
-    grids = ", ".join(f'<a href="{escape(origin.report)}">{escape(name)}</a>' for name, origin in entry.grids)
+    several = len({name for name, _ in entry.grids}) < len(entry.grids)  # grids of one name, in different places
+    grids = ", ".join(
+        f'<a href="{escape(origin.report)}">{escape(f"{name} in {origin.place}" if several else name)}</a>'
+        for name, origin in entry.grids
+    )
     runs = "".join(
         f'<li><a href="{escape(origin.runs)}/{escape(name)}/">{escape(name)}</a></li>'
         if origin.runs
@@ -166,6 +170,6 @@ def _table(caption: str, name: str, headings: Sequence[str], body: str, text: It
         for index, heading in enumerate(headings)
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}"><table><caption>{caption}</caption>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}"><table><caption><span>{caption}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
