@@ -239,17 +239,8 @@ def _row(point: _Point, recipe: Recipe, reference: str, file: GridFile) -> Row:
         if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
             raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
-    return Row(
-        point.name,
-        point.label,
-        written.paper or None,
-        recipe,
-        reference,
-        budgeted,
-        written.improves,
-        searched,
-        point.point,
-    )
+    paper, improves = written.paper or None, written.improves
+    return Row(point.name, point.label, paper, recipe, reference, budgeted, improves, searched, point.point)
 
 
 def _budget_row(file: GridFile, reference: str, names: Collection[str], path: Path) -> str | None:
