@@ -34,6 +34,7 @@ def test_a_row_is_compared_with_the_reference_at_its_own_point_of_the_axes(tmp_p
         "random[lr=0.001]": "beit[lr=0.001]", "random[lr=0.002]": "beit[lr=0.002]",
     }  # fmt: skip
     made = record(make_plan(grid))
+    assert made["rows"][1]["point"] == {"lr": 0.002}  # the report draws curves along it
     assert (made["base"], made["base_label"]) == ("beit[lr=0.001]", "beit")
     assert [row["reference"] for row in made["rows"]] == [row.reference for row in grid.rows]
 

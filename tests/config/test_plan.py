@@ -156,6 +156,7 @@ def test_the_record_never_mixes_two_definitions_of_a_row(ablations, store):
     assert rows["no-blockwise"] == set()
     assert rows["scratch"] == {"0"}  # not touched by the pre-training's rate
     assert "schedule.lr=1e-4" in record["note"]
+    assert record["arguments"] == ["--scale", "smoke", "--set", "schedule.lr=1e-4"]
 
 
 def test_a_parent_whose_weights_are_lost_is_run_again_while_a_child_needs_them(ablations, store):
