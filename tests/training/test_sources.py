@@ -89,7 +89,7 @@ def test_a_missing_data_set_with_a_layout_of_its_own_says_what_to_put_where(root
 
 
 def test_a_misspelled_data_set_with_masks_is_named_with_its_key(root):
-    (root / "streets").mkdir()
+    (root / "streets" / "images").mkdir(parents=True)
     with pytest.raises(UserError, match=r"segmentation_data \(.*unknown data set 'strets'\. Did you mean 'streets'"):
         source("strets").segmentation_facts()
 
