@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -275,7 +276,8 @@ def list_names(options: argparse.Namespace) -> int:
         from mimbench.cli.listing import as_json, listed
 
         names = listed(options.kind)
-    print(as_json(names) if options.json else "\n".join(for_terminal(str(name)) for name in names))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(as_json(names) if options.json else "\n".join(for_terminal(name.text(width)) for name in names))
     return EXIT_OK
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     Runs = dict[str, Planned]
 
+SHOWN = 3  # skipped runs; the rest is counted
+
 
 def parse_target(on: str) -> tuple[int | None, Profile | None]:
     """`--on` -> the number of runs at a time on this machine, if given; or the SLURM profile, read and checked."""
@@ -123,7 +125,8 @@ class Dispatch:
         for name, why in outcome.failed.items():
             print(f"failed: {name}: {for_terminal(why)}", file=sys.stderr)
         if outcome.blocked:
-            print(f"skipped, a parent run failed: {', '.join(outcome.blocked)}", file=sys.stderr)
+            shown = ", ".join(outcome.blocked[:SHOWN]) + (", ..." if len(outcome.blocked) > SHOWN else "")
+            print(f"skipped, a parent run failed: {count(len(outcome.blocked), 'run')} ({shown})", file=sys.stderr)
         table = show_report(self.store, *self.grid, empty=not outcome.interrupted)
         if outcome.interrupted:
             print(f"Interrupted; finished runs are kept. To resume: {command(self.argv)}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +22,14 @@ class Named:
     signature: str = ""  # of a part: its arguments
     origin: str = ""  # of a part: mimbench, or the package or file it is from
 
-    def __str__(self) -> str:
+    def text(self, width: int | None) -> str:
+        """In lines of at most so many characters, where that is given."""
         origin = f"  [{self.origin}]" if self.origin else ""
-        return f"{self.name}{self.signature}{origin}" + (f"\n    {self.summary}" if self.summary else "")
+        head, summary = f"{self.name}{self.signature}{origin}", f"    {self.summary}" if self.summary else ""
+        if width is not None:
+            head = textwrap.fill(head, width, subsequent_indent="        ", break_on_hyphens=False)
+            summary = textwrap.fill(summary, width, subsequent_indent="    ", break_on_hyphens=False)
+        return head + (f"\n{summary}" if summary else "")
 
 
 def listed(kind: str) -> list[Named]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from mimbench.store.results import RunFolder, Store, read_elapsed
 LETTERS = {"running": "r", "queued": "q", "failed": "f", "blocked": "b", "stopped": "s"}
 MANY = 12  # lines per state; the rest is counted
 LOG_LINES = 15
+NO_BREAK = "\u00a0"  # a space at which no line is broken
 WATCH_SECONDS = 5.0
 REASONS = {  # of SLURM for a job that waits
     "Dependency": "waiting for its parents",
@@ -103,10 +106,27 @@ def _table(record: dict[str, Any], states: dict[str, RunState]) -> Iterator[str]
         for column, kind in zip(cells[1:], kinds, strict=True):
             column.append(_cell([states[runs[kind]].state for runs in row["runs"].values() if kind in runs]))
     first, *widths = (max(map(len, column)) for column in cells)
-    for name, *rest in zip(*cells, strict=True):
-        yield f"  {name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(rest, widths, strict=True))
+    if sys.stdout.isatty() and 2 + first + sum(2 + width for width in widths) > shutil.get_terminal_size().columns:
+        yield from _paragraphs(cells)
+    else:
+        yield from _lines(cells, first, widths)
     if any(run.state in LETTERS for run in states.values()):
         yield "  " + ", ".join(f"{letter} {state}" for state, letter in LETTERS.items())
+
+
+def _lines(cells: list[list[str]], first: int, widths: list[int]) -> Iterator[str]:
+    for name, *rest in zip(*cells, strict=True):
+        yield f"  {name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(rest, widths, strict=True))
+
+
+def _paragraphs(cells: list[list[str]]) -> Iterator[str]:
+    """A row's cells one after the other, for a terminal that is narrower than the table."""
+    (_, *kinds), *rows = zip(*cells, strict=True)
+    for name, *rest in rows:
+        words = [f"{kind} {cell}".replace(" ", NO_BREAK) for kind, cell in zip(kinds, rest, strict=True) if cell != "-"]
+        text = textwrap.fill(f"{name}: {', '.join(words)}", shutil.get_terminal_size().columns, initial_indent="  ",
+                             subsequent_indent="      ", break_on_hyphens=False)  # fmt: skip
+        yield from text.replace(NO_BREAK, " ").splitlines()
 
 
 def _cell(states: list[str]) -> str:

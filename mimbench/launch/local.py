@@ -28,6 +28,7 @@ from mimbench.store.results import RunFolder, Store
 
 POLL_SECONDS = 0.1
 HELD_SECONDS = 2.0  # before checking again a run that another process holds
+SAFE_PATH = "PYTHONSAFEPATH"  # of Python itself
 SERVER_DIED = 255  # what multiprocessing says of a process whose end its fork server can no longer report
 
 
@@ -208,9 +209,21 @@ def _start_server() -> None:
     resource_tracker.ensure_running()  # first: starting it would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        with _safe_path():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """The server would look for every module in the working directory first, and take a rich.py there for rich."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(SAFE_PATH) if before is None else os.environ.update({SAFE_PATH: before})
 
 
 def _child(*arguments: Any) -> None:

@@ -126,7 +126,10 @@ def _normalization(mean: Any, std: Any, place: str) -> str:
 def _of_timm(name: str) -> tuple[Path, Described]:
     import timm
 
-    cfg = timm.get_pretrained_cfg(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that the architecture does not have
+        cfg = None
     if cfg is None or not (cfg.hf_hub_id or isinstance(cfg.url, str)):
         released = timm.list_models(pretrained=True)
         raise UserError(f"timm:{name}: timm has no pretrained model of this name.{nearest(name, released)}")

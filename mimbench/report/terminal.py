@@ -8,6 +8,7 @@ from typing import TextIO
 from mimbench.report.legend import short_legend
 from mimbench.report.table import Table
 
+BORDERS = 3  # characters per column of a drawn table
 ASCII = str.maketrans({"±": "+-", "↑": "^", "↓": "v", "−": "-", "–": "-"})
 
 
@@ -50,13 +51,36 @@ def _print_rich(table: Table, stream: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    headings, rows = table.whole()
+    console = Console(file=stream)
+    headings, rows, widths = _fitted(table, console.width)
     drawn = RichTable(title=Text(table.grid.title), title_justify="left", title_style="bold", header_style="")
-    for index, heading in enumerate(headings):
-        drawn.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
+    for index, (heading, width) in enumerate(zip(headings, widths, strict=True)):
+        drawn.add_column(Text(heading), justify="right" if index else "left", overflow="fold", width=width)
     for row, (label, *cells) in zip(table.grid.rows, rows, strict=True):
         drawn.add_row(Text(label, style="bold" if row.is_reference else ""), *map(Text, cells))
-    console = Console(file=stream)
     console.print(drawn)
     for text in _below(table):
         console.print(Text(text), style="dim")
+
+
+def _fitted(table: Table, available: int) -> tuple[list[str], list[list[str]], list[int | None]]:
+    """Without what stands beside the measured numbers where it does not fit, in columns that break no word if that can be."""
+    from rich.cells import cell_len
+
+    headings, rows = table.whole()
+    columns = list(zip(headings, *rows, strict=True))
+    words = [max(cell_len(word) for text in column for word in text.replace(" ±", "_±").split()) for column in columns]
+    whole = [max(word, *map(cell_len, column[1:])) for word, column in zip(words, columns, strict=True)]
+    while len(columns) > len(table.headings) and _drawn(whole[: len(columns)]) > available:
+        columns.pop()
+    headings, rows = headings[: len(columns)], [row[: len(columns)] for row in rows]
+    if _drawn([max(map(cell_len, column)) for column in columns]) <= available:
+        return headings, rows, [None] * len(columns)
+    widths = words[: len(columns)]
+    for index in (*range(1, len(columns)), 0):  # numbers first
+        widths[index] += min(max(available - _drawn(widths), 0), whole[index] - widths[index])
+    return headings, rows, [*widths]
+
+
+def _drawn(widths: list[int]) -> int:
+    return sum(widths) + BORDERS * len(widths) + 1

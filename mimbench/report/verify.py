@@ -130,6 +130,8 @@ def _run_problems(name: str, run: Checked, runs: dict[str, Checked]) -> Iterator
     if problems := schema_problems(name.rpartition("-")[0], run.spec, run.result):
         yield from problems
         return
+    if missing := sorted(parents.keys() - run.result.get("parents", {}).keys()):
+        yield f"the result does not say what it took from its parents ({', '.join(missing)})"
     for role, used in run.result.get("parents", {}).items():
         if role in parents and parents[role] != used["run"]:
             yield f"the result names {used['run']} as its {role}, the spec {parents[role]}"
@@ -150,7 +152,7 @@ def _verify_grid(path: Path, record: dict[str, Any], runs: dict[str, Checked], f
                 found.problems.append(f"{path}: row '{row['name']}': its reference '{row['reference']}' is no row")
             for seed, of_seed in row["runs"].items():
                 for kind, run in of_seed.items():
-                    if run not in runs:
+                    if run not in runs or run.rpartition("-")[0] != kind:
                         found.problems.append(f"{path}: row '{row['name']}', seed {seed}: {kind} {run} is not there")
     except MALFORMED as error:
         found.problems.append(f"{path}: not the record of a grid ({type(error).__name__}: {error})")

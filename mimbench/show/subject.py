@@ -67,8 +67,20 @@ def find_subject(store: Store, words: list[str], scale: str | None, seed: int | 
     if is_checkpoint(words[0]):
         name = file_name(words[0])
         return Subject(store, name, name, store.root / PICTURES, weights=words[0])
-    folder = find_run(store, words[0])
+    folder = _find_run(store, words[0])
     return Subject(store, folder.name, folder.name, store.root / PICTURES, (folder,))
+
+
+def _find_run(store: Store, word: str) -> RunFolder:
+    try:
+        return find_run(store, word)
+    except UserError as error:
+        if found := _records(store, word):
+            rows = ", ".join(row["name"] for row in found[0]["rows"])
+            raise UserError(f"{word}: is a grid; name its row too: {rows}.") from None
+        raise UserError(
+            f"{error} Name a run, a grid and its row, or a checkpoint (a path, timm:NAME or hf:NAME)."
+        ) from None
 
 
 def is_checkpoint(word: str) -> bool:

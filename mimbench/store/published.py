@@ -60,9 +60,14 @@ def each_run(folder: Path) -> Iterator[PublishedRun | UserError]:
         raise UserError(
             f"{folder}: its records were written by another version of mimbench, which this one does not read."
         )
+    seen = set()
     for line in _lines(folder / RECORDS):
         try:
-            yield _checked(line)
+            run = _checked(line)
+            if run.run in seen:
+                raise UserError(f"{line[0]}: {run.run}: a second line for this run.")
+            seen.add(run.run)
+            yield run
         except UserError as error:
             yield error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,3 +111,24 @@ def planned(results):
 
     plan = make_plan(load_grid(str(GRID), only=("scratch",), seeds=2))
     return {name: run.spec for name, run in plan.runs.items()}
+
+
+def test_a_module_in_the_working_directory_takes_the_place_of_no_package(tmp_path):
+    (tmp_path / "rich.py").write_text("raise SystemExit(3)")
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "start.py"
+    script.write_text(
+        "import multiprocessing, os, sys\n"
+        "from mimbench.launch import local\n"
+        "def child(): import rich.console\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    context.set_forkserver_preload(['rich.console'])\n"
+        "    local._start_server()\n"
+        "    process = context.Process(target=child)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    sys.exit(process.exitcode or local.SAFE_PATH in os.environ)\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -110,6 +110,16 @@ def test_list_names_what_can_be_named_with_a_sentence_on_each(kind, monkeypatch,
     assert all(listed.values())
 
 
+def test_status_and_list_fit_a_terminal_that_is_narrower_than_the_table(results, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for words in (["status", "--results", str(results)], ["list", "maskers"]):
+        assert main(words) == 0
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= 72, printed
+    assert "BEiT's block-wise masking" in printed
+
+
 def test_status_and_report_speak_json(results):
     (status,) = json.loads(mimbench("status", "--json", "--results", results).stdout)
     assert sum(status["states"].values()) == len(status["runs"])

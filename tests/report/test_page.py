@@ -114,6 +114,10 @@ class TestInChromium:
         assert opened.evaluate(copied.format("LaTeX")).splitlines()[4] == r"a\_b|=1 & $<$b$>$ \\"
         assert opened.evaluate(copied.format("Markdown")).splitlines()[2] == r"| a_b\|=1 | &lt;b> |"
         assert opened.evaluate("FORMS.CSV([['=1+1'], ['− tokens, \"x\"']])") == '\'=1+1\n"− tokens, ""x"""'
+        opened.evaluate(
+            "new Promise(done => { addEventListener('hashchange', done); location.hash += '&reference=scratch'; })"
+        )
+        assert "Difference from Scratch" in opened.evaluate("document.getElementById('drawer').innerText")
         opened.press("Escape")
         assert not opened.evaluate("document.getElementById('drawer').open")
         assert opened.evaluate("document.activeElement.className") == "open"

@@ -1,6 +1,7 @@
 """The table of a grid and its forms: DataFrame, CSV, markdown, LaTeX, terminal."""
 
 import csv
+import dataclasses
 import io
 import re
 import shutil
@@ -233,6 +234,19 @@ def test_stdout_gets_plain_text_in_a_pipe_and_a_drawn_table_on_a_terminal(store,
     assert "┃" in terminal.getvalue()
     assert "51.20 ± 2.98 ↓" in terminal.getvalue()
     assert "\x1b[3" not in terminal.getvalue()  # no color
+
+
+def test_a_narrow_terminal_gets_the_measured_numbers_and_no_word_is_broken(store, monkeypatch):
+    simple(store, THREE_ROWS, PRIMARY)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "26")
+    terminal, table = Terminal(), table_of(store)
+    print_table(dataclasses.replace(table, flops=["63.8 T (1.00)"] * len(table.rows)), terminal)
+    printed = re.sub(r"\x1b\[[0-9]*m", "", terminal.getvalue())
+    drawn = [line for line in printed.splitlines() if line.startswith(("┃", "│"))]
+    words = {word for text in (*table.headings, *(text for row in table.rows for text in row)) for word in text.split()}
+    assert {word for line in drawn for word in re.sub("[┃│]", " ", line).split()} == words
+    assert max(map(len, printed.splitlines())) <= 26
 
 
 def test_a_stdout_limited_to_ascii_still_gets_the_table(store):

@@ -87,12 +87,17 @@ FOLDER = {
     "other weights": (lambda s, p, r: (p.work / "weights.pt").write_bytes(b"others"), "weights.pt: sha256 mismatch"),
     "a retrained parent": (lambda s, p, r: change(p.path / "result.json", lambda x: x.update(weights_sha256="0" * 64)),
                            r"finetune-\w+: stale"),
+    "a result that leaves its parents out": (lambda s, p, r: change(r.path / "result.json", lambda x: x.pop("parents")),
+                                             r"does not say what it took from its parents \(encoder\)"),
     "no parent": (lambda s, p, r: p.path.rename(s.root / "away"), r"its parent pretrain-\w+ \(encoder\) is not there"),
     "an edited attempt": (lambda s, p, r: replace(next((r.path / "attempts").iterdir()), "node1", "node2"), "attempts/.*: sha256"),
     "an edited grid": (lambda s, p, r: replace(s.grid_path("demo", "tiny"), "Fine-tune", "Fine"), "demo.tiny.json: sha256"),
     "a grid of other runs": (lambda s, p, r: change(s.grid_path("demo", "tiny"),
                                                     lambda x: x["rows"][0]["runs"]["0"].update(knn="knn-" + "0" * 12)),
                              "row 'beit', seed 0: knn knn-0+ is not there"),
+    "a run of another kind": (lambda s, p, r: change(s.grid_path("demo", "tiny"),
+                                                     lambda x: x["rows"][0]["runs"]["0"].update(pretrain=r.name)),
+                              r"row 'beit', seed 0: pretrain finetune-\w+ is not there"),
     "no grid": (lambda s, p, r: change(s.grid_path("demo", "tiny"), lambda x: x.pop("rows")), "not the record of a grid"),
     "an edited table": (lambda s, p, r: replace(s.report_folder("demo", "tiny") / "table.md", "60.00", "66.00"),
                         "table.md: does not follow"),
@@ -134,6 +139,8 @@ def test_what_does_not_agree_in_a_published_copy_is_named(tmp_path, edit, messag
     write_atomically(copy / "records.jsonl", "\n".join([json.dumps(edit(json.loads(first))), *others]))
     problems = "\n".join(verify(copy).problems)
     assert re.search(message, problems), problems
+    write_atomically(copy / "records.jsonl", "\n".join([first, *others, first]))
+    assert f"records.jsonl:3: {run.name}: a second line for this run." in verify(copy).problems[0]
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -49,6 +49,19 @@ def results(tmp_path_factory):
     return demo(tmp_path_factory.mktemp("demo") / "results").root
 
 
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("demo", "demo: is a grid; name its row too: "),
+        ("blockwise", "no run 'blockwise'. Name a run, a grid and its row, or"),
+    ],
+)
+def test_a_word_that_is_no_run_is_answered_with_what_can_be_named(results, word, sentence):
+    done = mimbench("show", "masks", word, "--results", results)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
 def test_a_run_says_what_it_computes_where_it_lies_and_what_it_cost(results):
     folder = next(run for run in Store(results).all_runs() if run.done())
     done = mimbench("show", "run", folder.name, "--results", results)

@@ -29,8 +29,9 @@ function start() {
     if (state.open === null) return void (drawer.open && drawer.close());
     const row = table.rows.get(state.open);
     const other = table.rows.get(state.reference ?? row.reference) ?? row;
-    if (drawer.open && drawer.dataset.row === row.name) return;
-    drawer.dataset.row = row.name;
+    const content = JSON.stringify([row.name, other.name]);
+    if (drawer.open && drawer.dataset.content === content) return;
+    drawer.dataset.content = content;
     byId("drawer-title").textContent = row.label;
     byId("drawer-content").replaceChildren(...rowContent(report, table.cells, row, other, table.textsOf([row.name])));
     if (!drawer.open) drawer.showModal();

@@ -37,8 +37,8 @@ function differenceSection(report, row, other) {
 }
 
 function curveSection(rows) {
-  const series = rows.flatMap((row, index) => Object.entries(row.curves ?? {}).map(([seed, [x, y]]) =>
-    ({ x, y, color: rows.length > 1 ? SEED_COLORS[index] : SEED_COLORS[seed % SEED_COLORS.length] })));
+  const series = rows.flatMap((row, index) => Object.values(row.curves ?? {}).map(([x, y], place) =>
+    ({ x, y, color: SEED_COLORS[(rows.length > 1 ? index : place) % SEED_COLORS.length] })));
   if (!series.length) return null;
   const names = rows.length > 1 ? rows.map(row => row.label) : Object.keys(rows[0].curves).map(seed => `seed ${seed}`);
   const key = make("p", { class: "key" }, ...names.map((name, index) =>
