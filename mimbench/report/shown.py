@@ -10,6 +10,11 @@ FOLDER = "pictures"  # of a report
 IMAGES, OURS = "Images", "built-in"  # a text in a PNG, and its value where all images that it shows are ours
 
 
+def stem(row: str) -> str:
+    """What the names of a row's pictures begin with."""
+    return row.replace("/", "%2F")
+
+
 def copy_pictures(report: Path, target: Path) -> None:
     """Those of built-in images; what lay in the target before is replaced."""
     from PIL import Image

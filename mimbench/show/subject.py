@@ -11,6 +11,7 @@ from mimbench.errors import UserError, check_known, unknown
 from mimbench.launch.state import find_run
 from mimbench.models.encoder import Encoder
 from mimbench.report.shown import FOLDER as PICTURES
+from mimbench.report.shown import stem
 from mimbench.run.encoder import LEAVE_ONE, of_checkpoint, of_run
 from mimbench.store.files import file_name
 from mimbench.store.results import RunFolder, Store
@@ -122,5 +123,5 @@ def _row(store: Store, grid: str, row: str, scale: str | None, seed: int | None)
     check_known(f"{grid}: {row}: --seed", "seed", chosen, by_seed)
     runs = tuple(store.run(name) for name in by_seed[chosen].values())
     folder = store.report_folder(record["name"], record["scale"]) / PICTURES
-    found = Subject(store, f"{rows[row]['label']}, seed {chosen}", row.replace("/", "-"), folder, runs)
+    found = Subject(store, f"{rows[row]['label']}, seed {chosen}", stem(row), folder, runs)
     return found, f"{record['name']}.{record['scale']}"

@@ -19,6 +19,7 @@ from mimbench.report.findings import findings
 from mimbench.report.page import page
 from mimbench.report.page.data import as_script
 from mimbench.report.pictures import pictures
+from mimbench.report.shown import stem
 from mimbench.report.table import table_csv, tabulate
 from mimbench.store.files import read_json
 from mimbench.store.records import write_record
@@ -248,13 +249,14 @@ def test_rows_are_drawn_against_their_flops(tmp_path):
 
 
 def test_pictures_beside_a_report_are_found_by_row(tmp_path):
-    store = synthetic.simple(Store(tmp_path), {"a": [60.0], "a.b": [61.0]})
+    store = synthetic.simple(Store(tmp_path), {"a": [60.0], "a.b": [61.0], "a/c": [62.0]})
     folder = tmp_path / "report"
     (folder / "pictures").mkdir(parents=True)
-    for name in ("a.masks.png", "a.b.masks.png", "a.b.token_map.png"):
+    for name in ("a.masks.png", "a.b.masks.png", "a.b.token_map.png", f"{stem('a/c')}.masks.png"):
         (folder / "pictures" / name).write_bytes(name.encode())
     found = pictures(analyze(store, "demo", "tiny").grid, folder)
     assert {row: [(p.caption, p.png) for p in own] for row, own in found.items()} == {
         "a": [("masks", b"a.masks.png")],
         "a.b": [("masks", b"a.b.masks.png"), ("token map", b"a.b.token_map.png")],
+        "a/c": [("masks", b"a%2Fc.masks.png")],
     }
