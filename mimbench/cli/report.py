@@ -101,7 +101,12 @@ def _origin(store: Store, name: str, scale: str, out: Path) -> Origin:
     from mimbench.report.leaderboard import Origin
 
     report = os.path.relpath(store.report_folder(name, scale) / "index.html", out)
-    return Origin(str(store.root), report, os.path.relpath(store.runs, out))
+    return Origin(_place(store.root), report, os.path.relpath(store.runs, out))
+
+
+def _place(path: Path) -> str:
+    """As the page says it, which is shared: not where on this machine."""
+    return "/".join(path.absolute().parts[-2:])
 
 
 def _published(copy: Path, out: Path) -> Found:
@@ -112,7 +117,7 @@ def _published(copy: Path, out: Path) -> Found:
 
     if is_of_another_version(copy):
         return []
-    origin = Origin(str(copy), os.path.relpath(copy / "index.html", out), None)
+    origin = Origin(_place(copy), os.path.relpath(copy / "index.html", out), None)
     return [(analysis_of(read_published_grid(copy)), origin)]
 
 

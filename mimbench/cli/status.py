@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mimbench.cli.display import progress_words
-from mimbench.cli.jobs import states_of, where
+from mimbench.cli.jobs import grids, states_of, where
 from mimbench.cli.titles import titles
 from mimbench.errors import UserError
 from mimbench.inert import for_terminal
@@ -54,8 +54,10 @@ def status(store: Store, grid: str | None = None) -> tuple[list[str], bool]:
         states, warning = states_of(store, runs_of(record))
         lines += _grid_lines(record, states, warning)
         moving |= any(run.state in ("running", "queued") for run in states.values())
+    if grid and not lines:
+        grids(store, grid)  # says which there are
     if not lines:
-        lines = [f"{store.root}: no run of {f'grid {grid}' if grid else 'a grid'} yet."]
+        lines = [f"{store.root}: no run of a grid yet."]
     elif not os.access(store.root, os.W_OK):
         lines.insert(0, f"{store.root}: cannot be written now; running runs cannot save their progress.")
     return lines, moving

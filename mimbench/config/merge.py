@@ -16,6 +16,7 @@ import yaml
 from mimbench.config.schema import PART_KINDS
 from mimbench.errors import UserError, unknown
 from mimbench.inert import unprintable
+from mimbench.store.files import is_path
 
 MAX_BYTES = 200_000  # of a file
 MAX_VALUES = 100_000  # of a text, every use of an anchor counted
@@ -117,6 +118,8 @@ def find(name: str, folder: str = "", beside: Path | None = None, *, from_shell:
                     return path
             except (OSError, ValueError):  # not a file name
                 continue
+    if (from_shell or beside is None) and is_path(name):
+        raise UserError(f"{name}: no such file.")
     shipped = [p.stem for p in packaged(folder).glob("*.yaml")]
     raise unknown(str(beside or "configs"), f"config in configs/{folder}" if folder else "config", name, shipped)
 

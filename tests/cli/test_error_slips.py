@@ -66,6 +66,7 @@ def test_an_unknown_grid_and_a_folder_without_grids_are_named_once(tmp_path):
     assert refused("plan", "ablatoins").startswith(
         "mimbench: configs: unknown config 'ablatoins'. Did you mean 'ablations'?"
     )
+    assert refused("plan", "./ablatoins.yaml").startswith("mimbench: ./ablatoins.yaml: no such file.")
     assert refused("report", "--results", tmp_path) == f"mimbench: {tmp_path}: no grid has been run there yet."
 
 

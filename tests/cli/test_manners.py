@@ -136,6 +136,13 @@ def test_status_of_a_folder_that_is_not_there_is_an_error(tmp_path):
         assert "no such folder" in asked.stderr
 
 
+def test_status_of_a_grid_that_was_not_run_names_those_that_were(results):
+    asked = mimbench("status", "demoo", "--results", results)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert "unknown grid 'demoo'" in asked.stderr
+    assert "demo.tiny" in asked.stderr
+
+
 def test_why_and_logs_of_a_finished_run_say_what_it_gave(tmp_path):
     store = Store(tmp_path)
     found = evaluation(
