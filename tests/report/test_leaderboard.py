@@ -19,10 +19,14 @@ from synthetic_grid import FINETUNE, KNN, column, evaluation, finish, planned, w
 
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
+from mimbench.report.latex import latex
 from mimbench.report.leaderboard import Origin, leaderboard
 from mimbench.report.leaderboard_page import leaderboard_page
+from mimbench.report.markdown import markdown
+from mimbench.report.page import page
 from mimbench.report.ranking import pairwise, ranks
 from mimbench.report.statistics import holm
+from mimbench.report.table import tabulate
 from mimbench.store.results import Store, run_name
 
 HERE = Origin("here", "demo.tiny/index.html", "../runs")
@@ -194,12 +198,17 @@ def test_published_numbers_are_all_there_with_citations_and_in_no_ranking(tmp_pa
 
 @settings(max_examples=10)
 @given(st.sets(st.integers(0, 9)), st.sets(st.sampled_from(["spec.json", "result.json", "cost.json"])))
-def test_any_subset_of_records_gives_a_leaderboard_or_a_refusal(tmp_path_factory, removed, files):
+def test_any_subset_of_records_gives_every_form_of_the_table_and_a_leaderboard_or_a_refusal(
+    tmp_path_factory, removed, files
+):
     store = grid(tmp_path_factory.mktemp("subset"), ROWS, [0, 1])
     for index, run in enumerate(store.all_runs()):
         for file in files if index in removed else ():
             (run.path / file).unlink(missing_ok=True)
     with contextlib.suppress(UserError):
+        table = tabulate(analyze(store, "demo", "tiny"))
+        texts = markdown(table), latex(table), page(table, [])
+        assert all(row.label in text for row in table.grid.rows for text in texts)
         assert "<main>" in leaderboard_page(board(store))
 
 
