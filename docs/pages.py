@@ -47,7 +47,7 @@ def protocols() -> str:
 
 
 def split_head(text: str) -> tuple[str, str]:
-    """The comment at the top, one line per sentence that it begins on a line of its own; and the rest."""
+    """The comment at the top, with differences, expected number and cost in paragraphs of their own; and the rest."""
     lines = text.splitlines(keepends=True)
     count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     head = "".join(line.removeprefix("#").removeprefix(" ") for line in lines[:count])
