@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,9 +27,23 @@ QUICK = {"partition": "main", "cpus": 1, "memory_gb": 1.5, "hours": 1, "grace_se
 
 
 def port(second=0):
-    """The first of twenty ports, different for each process of the tests."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return 17840 + 50 * int(worker) + 20 * second
+    """The first of twenty free ports, from a range of its own for each process of the tests and each of its clusters."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = 17840 + 400 * worker + 200 * second
+    for first in range(begin, begin + 200, 20):
+        if all(map(_is_free, range(first, first + 20))):  # daemons of tests that were killed keep theirs
+            return first
+    raise AssertionError(f"no twenty ports in a row are free from {begin} on")
+
+
+def _is_free(number):
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the daemons do: not those that just closed
+        try:
+            listener.bind(("127.0.0.1", number))
+        except OSError:
+            return False
+    return True
 
 
 def bring_up(folder, **settings):

@@ -2,7 +2,7 @@
 
 INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
 ACCENT, BASE, MUTED = "#0969da", "#bc4c00", "#8c959f"
-ON_PAGE = {INK: "ink", FAINT: "faint", PAPER: "paper", ACCENT: "accent", BASE: "base", MUTED: "muted"}  # in page.css
+ON_PAGE = {INK: "ink", FAINT: "faint", PAPER: "paper", ACCENT: "accent", BASE: "base", MUTED: "muted"}  # page/base.css
 STYLE = {
     "axes.edgecolor": FAINT, "axes.facecolor": PAPER, "axes.labelcolor": INK, "axes.titlesize": 11,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
@@ -10,6 +9,7 @@ from string import Template
 from mimbench.report.format import DASH, count, duration, number
 from mimbench.report.format import flops as flops_text
 from mimbench.report.leaderboard import Entry, Group, Leaderboard
+from mimbench.report.page.assets import asset
 from mimbench.report.published import Published, cost_claims, published_rows, was_read_there
 
 MEASURED = ["Rank", "Row", "Value", "n", "Encoder", "Parameters", "Pre-training data", "Epochs", "FLOPs", "Time per seed",
@@ -19,10 +19,10 @@ PUBLISHED = ["Method", "Value", "Metric", "Evaluation", "Data set", "Encoder", "
 
 
 def leaderboard_page(board: Leaderboard, refused: Sequence[str] = ()) -> str:
-    template = importlib.resources.files(__package__).joinpath("leaderboard.html").read_text(encoding="utf-8")
     rows = {name for group in board.groups.values() for entry in group for name, _ in entry.grids}
     notices = [*refused, *board.notices]
-    return Template(template).substitute(
+    return Template(asset("leaderboard.html")).substitute(
+        style=asset("base.css") + asset("leaderboard.css"),
         subtitle=f"{count(len(board.grids), 'grid')}, {count(len(board.groups), 'ranking')}, "
         f"{count(len(published_rows()), 'published number')}.",
         notices='<div class="warn">' + "".join(f"<p>{escape(text)}</p>" for text in notices) + "</div>" if notices else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
@@ -14,6 +13,7 @@ from mimbench.report.figures import Drawing
 from mimbench.report.findings import findings
 from mimbench.report.format import count
 from mimbench.report.notices import machine_notices, result_notices, run_notices
+from mimbench.report.page.assets import asset
 from mimbench.report.page.data import as_script, page_data
 from mimbench.report.page.sections import (
     cost_section,
@@ -45,9 +45,9 @@ def page(
     grid = table.grid
     done = sum(record.state == "done" for record in grid.records.values())
     flags = result_notices(grid) + run_notices(grid) + damaged_curves(grid) + machine_notices(grid)
-    return Template(_asset("page.html")).substitute(
-        style=_asset("page.css"),
-        script="\n".join(_asset(f"{name}.js") for name in SCRIPTS),
+    return Template(asset("page.html")).substitute(
+        style=asset("base.css") + asset("page.css"),
+        script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
         data=as_script(page_data(table, runs_at, pictures or {})),
         title=escape(grid.title),
         scale=escape(grid.scale),
@@ -74,7 +74,3 @@ def page(
         sources=sources(table, runs_at),
         facts=facts(grid),
     )  # fmt: skip
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
