@@ -5,23 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from mimbench import registry
 from mimbench.config.axes import Axes, by_short_name, check_rows, tag
 from mimbench.config.by_row import LENGTH, checked_steps, row_with_budget, states, with_steps
 from mimbench.config.coerce import Checked, coerce, dataclass_from
-from mimbench.config.merge import Layers, find, for_other_masks, put, read_yaml
+from mimbench.config.merge import Layers, find, put, read_yaml
 from mimbench.config.ranges import FILLED, ONE_LINE, Count, Range, Whole, between
 from mimbench.config.rates import searched_path, with_rates
+from mimbench.config.scales import Layer, Scale, read_scale, split_layer, with_known_keys
 from mimbench.config.schema import (
-    PART_KINDS,
     RECIPE_KEYS,
-    DataConfig,
-    Evaluation,
     Grid,
     Nested,
     Recipe,
@@ -32,7 +28,6 @@ from mimbench.config.search import Search
 from mimbench.config.sets import parse_sets
 from mimbench.errors import UserError, check_known
 from mimbench.inert import one_line
-from mimbench.store.files import data_name
 
 MAX_SEEDS = 1000  # of one grid; each trains every row
 MAX_CELLS = 10_000  # rows times seeds
@@ -48,7 +43,6 @@ SEEDS = Range(
 EACH_ONCE = Range("at least one protocol, each once", lambda names: names and len(set(names)) == len(names))
 
 T = TypeVar("T")
-Layer = dict[str, Any]  # the part of a file that goes into recipes
 Sources = dict[str, str]  # dotted key -> the file and place that set it
 
 
@@ -104,55 +98,6 @@ class RowFile:
 
 
 @dataclass(frozen=True)
-class ScaleFile(Checked):
-    """A scale as written, beside what it sets in every recipe."""
-
-    base: str | None = None  # the scale that it changes
-    scale: str | None = None  # its key in the recipes' `scales:`; None: the base's, or its name
-    note: str = ""
-    note_on_data: str = ""  # of its own images: it says nothing of others
-    threads: Count = 1
-    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # kind -> type -> arguments
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings by protocol
-
-    def check(self, place: str) -> None:
-        for kind, by_type in self.parts.items():
-            check_known(f"{place} parts", "kind of part", kind, PART_KINDS)
-            for name in by_type:
-                registry.part_class(kind, name, f"{place} parts.{kind}")
-
-
-@dataclass(frozen=True)
-class _Scale:
-    path: Path
-    file: ScaleFile
-    layer: Layer
-    data: str | None = None  # part of its name: the images, where they are others than its own
-
-    @property
-    def in_recipes(self) -> str:
-        """The key of its values in the recipes' `scales:`."""
-        return self.file.scale or self.path.stem
-
-    @property
-    def name(self) -> str:
-        return self.path.stem if self.data is None else f"{self.path.stem}-{self.data}"
-
-    def on(self, data: str) -> _Scale:
-        """The same sizes on other images. Masks are those of the same data set."""
-        before = self.file.evaluation
-        if data == before.data.name:
-            return self
-        evaluation = replace(before, data=replace(before.data, name=data), segmentation_data=None)
-        layer = copy.deepcopy(self.layer)
-        put(layer, "data.name", data, str(self.path), RECIPE_KEYS)
-        protocols = for_other_masks(self.file.protocols, {})
-        file = replace(self.file, note_on_data="", evaluation=evaluation, protocols=protocols)
-        return _Scale(self.path, file, layer, data_name(data))
-
-
-@dataclass(frozen=True)
 class _Point:
     """A row of the file at one point of the axes."""
 
@@ -184,7 +129,7 @@ def load_grid(
     path = find(name)
     file = dataclass_from(GridFile, {"name": path.stem, "title": path.stem, **read_yaml(path)}, f"{path}:")
     scale_path = find(scale or file.scale, "scales", path, from_shell=scale is not None)
-    sizes = _read_scale(scale_path)
+    sizes = read_scale(scale_path)
     if data is not None:
         sizes = sizes.on(data)
     if len(f"{file.name}.{sizes.name}".encode()) > 2 * LONGEST:
@@ -223,7 +168,7 @@ def load_grid(
     return Grid(
         name=file.name, title=one_line(file.title), note=file.note.strip(), config=name, protocols=file.protocols,
         tensorboard=file.tensorboard, nested=file.nested, threads=sizes.file.threads, evaluation=sizes.file.evaluation,
-        scale=sizes.name, data=data, scale_file=str(sizes.path), scale_note=_note(sizes, rows),
+        scale=sizes.name, data=data, scale_file=str(sizes.path), scale_note=sizes.note_for({row.recipe.data.name for row in rows}),
         scale_settings=sizes.file.protocols, settings=settings, sets=sets,
         rows=rows, chosen=tuple(dict.fromkeys(only)) or names,
         reference=references[0].name, reference_label=_reference_label(references), primary=_primary(file, rows, path),
@@ -246,48 +191,6 @@ def _row(point: _Point, recipe: Recipe, sources: Sources, reference: str, file: 
     )  # fmt: skip
 
 
-def _note(scale: _Scale, rows: Iterable[Row]) -> str:
-    """What a scale says of itself, and of its own images where --set names no others."""
-    own = scale.layer.get("data", {}).get("name", DataConfig.name)
-    on_data = scale.file.note_on_data if all(row.recipe.data.name == own for row in rows) else ""
-    return f"{on_data.strip()} {scale.file.note.strip()}".strip()
-
-
-def _known(raw: Layer, allowed: Collection[str], place: str) -> Layer:
-    for key in raw:
-        check_known(place, "key", key, allowed)
-    return raw
-
-
-def _split(raw: Layer, cls: type[T], place: str) -> tuple[T, Layer]:
-    """What a file says beside the recipe, and its layer of the recipe."""
-    own = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    _known(raw, (*own, *RECIPE_KEYS), place.removesuffix(":"))
-    beside = {k: v for k, v in raw.items() if k not in RECIPE_KEYS}
-    return dataclass_from(cls, beside, place), {k: v for k, v in raw.items() if k in RECIPE_KEYS}
-
-
-def _read_scale(path: Path) -> _Scale:
-    """A scale file, merged over the one that its `base:` names."""
-    raw = read_yaml(path)
-    file, layer = _split(raw, ScaleFile, f"{path}:")
-    if file.base is None:
-        return _Scale(path, file, layer)
-    base_path = find(file.base, "scales", path)
-    below = read_yaml(base_path)
-    if _split(below, ScaleFile, f"{base_path}:")[0].base is not None:
-        raise UserError(f"{path}: base: '{file.base}' has a base itself ({base_path}); allowed: a scale without one.")
-    merged = Layers()
-    merged.add({"scale": base_path.stem, **below}, f"{base_path}: ")
-    merged.add(raw, own := f"{path}: ")
-    if "note_on_data" not in raw and own in map(merged.sources.get, ("data.name", "evaluation.data.name")):
-        merged.value.pop("note_on_data", None)
-    whole, layer = _split(merged.value, ScaleFile, f"{path}:")
-    if own in map(merged.sources.get, ("evaluation.data.name", "evaluation.segmentation_data")):
-        whole = replace(whole, protocols=for_other_masks(whole.protocols, file.protocols))
-    return _Scale(path, whole, layer)
-
-
 def _seeds(written: Any, place: str) -> tuple[int, ...]:
     if not isinstance(written, list | tuple):
         return tuple(range(coerce(Annotated[int, between(1, MAX_SEEDS)], written, place)))
@@ -301,7 +204,7 @@ def _expand(file: GridFile, path: Path) -> list[_Point]:
     check_rows(len(file.rows) * len(points), f"{path}: rows")
     for number, raw in enumerate(file.rows):
         place = f"{path}: rows.{number}"
-        written, layer = _split(raw, RowFile, place)
+        written, layer = split_layer(raw, RowFile, place)
         for index, point in enumerate(points):
             varied = copy.deepcopy(layer)
             for key, value in point.items():
@@ -327,20 +230,20 @@ def _where_present(layer: Layer, *recipes: Layer) -> Layer:
     return kept
 
 
-def _recipe(point: _Point, file: GridFile, path: Path, scale: _Scale, sets: list[Layer]) -> tuple[Recipe, Sources]:
+def _recipe(point: _Point, file: GridFile, path: Path, scale: Scale, sets: list[Layer]) -> tuple[Recipe, Sources]:
     """Base, scale, sizes of the scale, the base's own values at that scale, row, --set: each overrides those before it."""
     layers, at_scales, base_path = Layers(), {}, path
     base = point.written.base or file.base
     if base is not None:
         base_path = find(base, "recipes", path)
-        recipe = _known(read_yaml(base_path), (*RECIPE_KEYS, "scales"), f"{base_path}")
+        recipe = with_known_keys(read_yaml(base_path), (*RECIPE_KEYS, "scales"), f"{base_path}")
         at_scales = coerce(dict[str, Layer], recipe.pop("scales", {}), f"{base_path}: scales")
         layers.add(recipe, f"{base_path}: ")
     layers.add(_where_present(scale.layer, layers.value, point.layer), f"{scale.path}: ")
     layers.size_parts(scale.file.parts, f"{scale.path}: parts.")
     if own := at_scales.get(scale.in_recipes):
         place = f"{base_path}: scales.{scale.in_recipes}"
-        layers.add(_known(own, RECIPE_KEYS, place), f"{place}.")
+        layers.add(with_known_keys(own, RECIPE_KEYS, place), f"{place}.")
     layers.add(point.layer, f"{point.place}.")
     for layer in sets:
         if isinstance(layer.get("terms"), dict) and (known := layers.value.get("terms")):

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimbench import protocols
-from mimbench.config.grid import ScaleFile, load_grid
+from mimbench.config.grid import load_grid
 from mimbench.config.merge import read_yaml
+from mimbench.config.scales import ScaleFile
 from mimbench.config.schema import RECIPE_KEYS, DataConfig, EncoderConfig, TokenizerTraining, WrittenSchedule
 from mimbench.config.terms import TeacherConfig, TermConfig, ViewConfig
 from mimbench.errors import UserError
