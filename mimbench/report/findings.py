@@ -66,8 +66,8 @@ def _throughout(tested: list[Compared], grid: Grid) -> str:
     for wanted in MARKS:
         rows = [grid.row(name).label for name, own in verdicts.items() if len(own) > 1 and set(own) == {wanted}]
         if rows:
-            more = f" and {len(rows) - MOST_NAMES} more" if len(rows) > MOST_NAMES else ""
-            said.append(f"significantly {wanted} in every column so tested: {', '.join(rows[:MOST_NAMES])}{more}")
+            named = rows if len(rows) <= MOST_NAMES + 1 else [*rows[:MOST_NAMES], f"{len(rows) - MOST_NAMES} more"]
+            said.append(f"significantly {wanted} in every column so tested: {', '.join(named)}")
     return f"{_upper('; '.join(said))}." if said else ""
 
 
