@@ -86,7 +86,7 @@ def record(plan: Plan) -> dict[str, Any]:
         equal = f"Equal compute: a row trains, with all that is trained for it, for as many FLOPs as {label}."
         if others := beyond_budget(plan):
             equal = f"**Not at equal compute**, against {label}: {', '.join(others)}. `mimbench budget` writes steps that fit."
-        own = [row.label for row in grid.rows if row.recipe.pretrain and not row.budgeted]
+        own = [row.label for row in grid.rows if plan.rows[row.name] and row.recipe.pretrain and not row.budgeted]
         equal += f" Of a length of their own: {', '.join(own)}." if own else ""
     changed = f"Changed on the command line: `{' '.join(grid.sets)}`." if grid.sets else ""
     columns = [

@@ -154,16 +154,18 @@ def _not_there(folder: Path) -> RunRecord:
 
 
 def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
-    left_out = raw.get("left_out", [])
+    left_out, rows = raw.get("left_out", []), _rows_in_report(raw)
     if raw["primary"] and raw["primary"]["protocol"] in left_out:
         raw["primary"] = None
+    if len(rows) < len(raw["rows"]):
+        raw["note"] += f" Of the grid's {len(raw['rows'])} rows, the {len(rows)} that were planned here are shown."
     return Grid(
         columns=[Column(**column) for column in raw["columns"] if column["protocol"] not in left_out],
         rows=[
             Row(row["name"], row["label"], row["description"], row["paper"], row["reference"],
                 {int(seed): runs for seed, runs in row["runs"].items()}, row.get("improves"), row.get("flops"),
                 row.get("point", {}))
-            for row in raw["rows"]
+            for row in rows
         ],
         records=records,
         nested=raw.get("nested", {}),
@@ -171,6 +173,14 @@ def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
         arguments=tuple(raw.get("arguments", ["--scale", raw["scale"]])),
         **{key: raw[key] for key in ("name", "scale", "title", "note", "config", "base", "base_label", "primary", "seeds")},
     )  # fmt: skip
+
+
+def _rows_in_report(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that were planned, in this call or an earlier one, and what they are compared with; all, where none was."""
+    planned = [row for row in raw["rows"] if row["runs"]]
+    named = {raw["base"], *([raw["primary"]["row"]] if raw["primary"] else [])}
+    named |= {name for row in planned for name in (row["name"], row["reference"])}
+    return [row for row in raw["rows"] if row["name"] in named] if planned else raw["rows"]
 
 
 def read_run(folder: RunFolder) -> RunRecord:

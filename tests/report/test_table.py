@@ -142,6 +142,13 @@ def test_a_difference_over_fewer_seeds_than_the_mean_is_marked(store):
     assert "+2.50 (n=2)" in (build_report(store, "demo", "tiny")[0] / "index.html").read_text()
 
 
+def test_rows_that_were_never_planned_are_counted_and_not_shown(store):
+    """Many rows may be run with --only. What these are compared with stays."""
+    grid = table_of(simple(store, {"a": [], "b": [3.0, 4.0], "c": [], "d": []}, {**PRIMARY, "row": "d"})).grid
+    assert [row.name for row in grid.rows] == ["a", "b", "d"]
+    assert grid.note.endswith("Of the grid's 4 rows, the 3 that were planned here are shown.")
+
+
 def test_holm_counts_the_planned_comparisons_and_not_only_the_finished_ones(store):
     simple(store, {**THREE_ROWS, "other": [50.0, 51.0, 52.0]}, PRIMARY)
     analysis = analyze(store, "demo", "tiny")
