@@ -26,9 +26,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-# five processes on two cores: three of them start with the tests on SLURM, which mostly wait. A file stays in one process
+# four processes on two cores: three of them start with the tests on SLURM, which mostly wait. A file stays in one process
 test: setup-test
-	$(PY) -m pytest -n 5 --dist loadfile --no-loadscope-reorder --durations 12
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12
 
 # while working: without the tests that take more than ten seconds, a SLURM or a browser
 test-quick: setup-test
