@@ -157,8 +157,10 @@ def _grid(raw: dict[str, Any], records: dict[str, RunRecord]) -> Grid:
     left_out, rows = raw.get("left_out", []), _rows_in_report(raw)
     if raw["primary"] and raw["primary"]["protocol"] in left_out:
         raw["primary"] = None
-    if len(rows) < len(raw["rows"]):
-        raw["note"] += f" Of the grid's {len(raw['rows'])} rows, the {len(rows)} that were planned here are shown."
+    if hidden := len(raw["rows"]) - len(rows):
+        raw["note"] += (
+            f" Rows of the grid that were never planned here, and are not shown: {hidden} of {len(raw['rows'])}."
+        )
     return Grid(
         columns=[Column(**column) for column in raw["columns"] if column["protocol"] not in left_out],
         rows=[

@@ -146,7 +146,7 @@ def test_rows_that_were_never_planned_are_counted_and_not_shown(store):
     """Many rows may be run with --only. What these are compared with stays."""
     grid = table_of(simple(store, {"a": [], "b": [3.0, 4.0], "c": [], "d": []}, {**PRIMARY, "row": "d"})).grid
     assert [row.name for row in grid.rows] == ["a", "b", "d"]
-    assert grid.note.endswith("Of the grid's 4 rows, the 3 that were planned here are shown.")
+    assert grid.note.endswith("Rows of the grid that were never planned here, and are not shown: 1 of 4.")
 
 
 def test_holm_counts_the_planned_comparisons_and_not_only_the_finished_ones(store):
