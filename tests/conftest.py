@@ -21,13 +21,20 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, so that several processes end at about the same time."""
-    weight: dict[Path, int] = {}
+    """For several processes: what takes longest first, and a file's tests apart unless they share a fixture of the file."""
+    shared: dict[Path, int] = {}  # how early the tests that stay together begin, by file
     for item in items:
-        marks = {mark.name for mark in item.iter_markers()}
-        weight[item.path] = max(weight.get(item.path, 0), len(marks & {"slurm", "slow"}))
-    items.sort(key=lambda item: -weight[item.path])
+        fixtures = item._fixtureinfo.name2fixturedefs.values()  # pytest has no public name for it
+        if any(found[-1].scope == "module" for found in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            shared[item.path] = max(shared.get(item.path, 0), length(item))
+    items.sort(key=lambda item: -max(length(item), shared.get(item.path, 0)))
+
+
+def length(item):
+    return len({mark.name for mark in item.iter_markers()} & {"slurm", "slow"})
 
 
 @pytest.fixture(autouse=True)
