@@ -20,6 +20,11 @@ from mimbench.store.files import is_path
 
 MAX_BYTES = 200_000  # of a file
 MAX_VALUES = 100_000  # of a text, every use of an anchor counted
+ENCODERS = (
+    "teacher",
+    "start",
+    "tokenizer_training.teacher",
+)  # each a row or a checkpoint: naming one takes the other's place
 
 
 class _Loader(yaml.SafeLoader):
@@ -214,6 +219,10 @@ class Layers:
             self.sources[path] = source
             if isinstance(value, dict):
                 inner = target[key] = old if isinstance(old, dict) else {}
+                if path in ENCODERS and len(named := value.keys() & {"row", "weights"}) == 1:
+                    for other in {"row", "weights"} - named:
+                        inner.pop(other, None)
+                        self.sources.pop(f"{path}.{other}", None)
                 self._merge(inner, value, f"{path}.", source)
             else:
                 target[key] = copy.deepcopy(value)

@@ -108,7 +108,8 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
         key = KEYS.get(role, f"{role}.row")
         place = f"{grid.config}: row '{row.name}': {key}"
         if name not in rows:
-            raise unknown(place, "row", name, rows)
+            error = unknown(place, "row", name, [other for other in rows if other not in (*below, row.name)])
+            raise UserError(f"{error} Add a row of that name, or name a checkpoint: weights instead of row.")
         other = rows[name]
         if name in (*below, row.name):
             raise UserError(f"{place}: '{name}' builds on this row itself.")

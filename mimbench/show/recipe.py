@@ -11,6 +11,7 @@ from typing import Any
 from mimbench import registry
 from mimbench.config.by_row import BUDGET
 from mimbench.config.schema import Grid, Recipe, Row, as_spec
+from mimbench.config.terms import OtherEncoder, TeacherConfig
 from mimbench.plan.graph import objective_spec
 
 FROM_ROW = re.compile(r"^(.*): (rows\.\d+)\.$")
@@ -43,11 +44,17 @@ def written(recipe: Recipe) -> dict[str, Any]:
     found = {"pretrain": True, **objective_spec(recipe)}
     for key, other in (("start", recipe.start), ("teacher", recipe.teacher)):
         if other is not None:
-            found[key] = {name: value for name, value in as_spec(other).items() if value is not None}
+            found[key] = _stated(other)
     found |= {"encoder": as_spec(recipe.encoder), **data, "schedule": as_spec(recipe.schedule)}
     if any(registry.build("tokenizer", term.tokenizer).trained for term in recipe.terms.values()):
-        found["tokenizer_training"] = as_spec(recipe.tokenizer_training)
+        found["tokenizer_training"] = training = as_spec(recipe.tokenizer_training)
+        if (teacher := recipe.tokenizer_training.teacher) is not None:
+            training["teacher"] = _stated(teacher)
     return found
+
+
+def _stated(other: OtherEncoder | TeacherConfig) -> dict[str, Any]:
+    return {name: value for name, value in as_spec(other).items() if value is not None}
 
 
 def flattened(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

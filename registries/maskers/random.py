@@ -35,7 +35,9 @@ class Random:
 
     def __call__(self, batch: int, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
         if grid[0] % self.cell or grid[1] % self.cell:
-            raise ValueError(f"cells of {self.cell} x {self.cell} patches do not tile a grid of {grid[0]} x {grid[1]}.")
+            fits = [str(cell) for cell in range(1, min(grid) + 1) if not (grid[0] % cell or grid[1] % cell)]
+            raise ValueError(f"cells of {self.cell} x {self.cell} patches do not tile a grid of {grid[0]} x {grid[1]}; "
+                             f"cell can be {', '.join(fits)}.")  # fmt: skip
         rows, columns = grid[0] // self.cell, grid[1] // self.cell
         mask = np.zeros((batch, rows * columns), dtype=bool)
         noise = torch.rand(batch, rows * columns, generator=rng).numpy()

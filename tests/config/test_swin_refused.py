@@ -20,7 +20,8 @@ REFUSED = {
     "window": ({"encoder": {"window": 3}}, ["encoder.window: 3 does not divide the last stage's grid of 8 x 8"]),
     "too many stages": ({"encoder": {"depth": 4, "stages": [1, 1, 1, 1]}}, ["encoder.heads: 2 is the last stage's", "multiple of 8"]),
     "odd patch": ({"encoder": {"patch": 1}}, ["encoder.patch: 1 is the last stage's", "multiple of 2"]),
-    "masker without whole cells": ({"masker": {"cell": 3}}, ["cells of 3 x 3 patches do not tile a grid of 8 x 8"]),
+    "masker without whole cells": ({"masker": {"cell": 3}},
+        ["masker 'random' fails in this size: cells of 3 x 3 patches do not tile a grid of 8 x 8; cell can be 1, 2, 4, 8."]),
     "window of a ViT": ({"base": "beit", "encoder": {"window": 4}}, ["encoder.window: only the encoder type 'swin' has it"]),
     "small views": (
         {"views": {"a": {"masked": True}, "b": {"share": 0.5, "masked": False}}},

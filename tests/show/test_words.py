@@ -44,6 +44,10 @@ def test_steps_that_a_multiplier_changes_and_values_that_terms_share_name_their_
     )
 
 
+def test_a_tokenizer_that_learns_from_a_row_names_it():
+    assert recipe("methods", "beit2", "--scale", "smoke")["tokenizer_training.teacher.row"].startswith("teacher row")
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return demo(tmp_path_factory.mktemp("demo") / "results").root
