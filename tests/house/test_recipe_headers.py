@@ -1,6 +1,6 @@
-"""The header of each recipe says what a training step costs against BEiT's. To write them:
+"""The header of each recipe: its source, what differs, what to expect, what a step costs against BEiT's. To write the costs:
 
-python tests/house/test_recipe_costs.py
+python tests/house/test_recipe_headers.py
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ def cost(path: Path) -> str:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_header_of_a_recipe_says_what_its_step_costs(path):
-    assert cost(path) in path.read_text(encoding="utf-8"), "write it with python tests/house/test_recipe_costs.py"
+    assert cost(path) in path.read_text(encoding="utf-8"), "write it with python tests/house/test_recipe_headers.py"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_header_of_a_recipe_says_where_it_comes_from_and_what_to_expect(path):
+    header = " ".join(re.match(r"(# .*\n)*", path.read_text(encoding="utf-8"))[0].replace("\n#", "").split())
+    for words in (r"arXiv:\d{4}\.\d{5}|Chen et al\. 2020", r"fficial code: |as \S+/\S+ trains|official code|its code was not found",
+                  r"Differs from ", r"Expected", r"Should improve: \w+"):  # fmt: skip
+        assert re.search(words, header), words
 
 
 if __name__ == "__main__":
