@@ -15,7 +15,7 @@ from mimbench.kinds import KINDS, PROTOCOLS, builds_on, in_order
 from mimbench.plan.checkpoints import Origin, with_their_encoders
 from mimbench.plan.files import with_files_by_content
 from mimbench.plan.images import available, fitting, places
-from mimbench.plan.pairing import OF_TOKENIZER, architecture, check_protocols, check_row, edges
+from mimbench.plan.pairing import OF_TOKENIZER, architecture, check_protocols, check_row, edges, other_references
 from mimbench.plan.tokenizers import needs_teacher
 from mimbench.store.files import fingerprint, sha256_file
 from mimbench.store.results import Store, run_name
@@ -86,7 +86,8 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     check_protocols(measured.values(), grid, sources)
     for row in grid.rows:
         check_row(row, measured.values(), grid, sources)
-    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=[*guessed, *notes])
+    notes = [*guessed, *notes, *other_references(grid)]
+    plan = Plan(grid, columns, precision, rows={row.name: {} for row in grid.rows}, notes=notes)
     plan.files |= {sha256: Origin(path, str(path)) for sha256, path in files.items()}
     trainings = {name: _training_specs(row, grid, precision, sources, origins) for name, row in grid.by_name.items()}
     evaluations = _evaluation_specs(grid, measured, sources)

@@ -101,9 +101,27 @@ def architecture(encoder: EncoderConfig) -> dict[str, Any]:
     return {key: value for key, value in as_spec(encoder).items() if key not in of_pretraining}
 
 
+def untrained(recipe: Recipe) -> bool:
+    return not (recipe.pretrain or recipe.weights or recipe.finetuned)
+
+
+def differing(theirs: EncoderConfig, ours: EncoderConfig) -> list[str]:
+    one, two = architecture(theirs), architecture(ours)
+    return [f"{key} {one.get(key)} there, {two.get(key)} here" for key in {**two, **one}
+            if one.get(key) != two.get(key) and key != "init"]  # fmt: skip
+
+
+def other_references(grid: Grid) -> list[str]:
+    """Where a row is to exceed a random encoder that is not its own, what it exceeds may be the architecture."""
+    rows = [(row, grid.by_name[row.reference]) for row in grid.rows if row.improves and row.reference in grid.by_name]
+    return [f"Row '{row.name}' is compared with row '{other.name}', another encoder ({'; '.join(found)})."
+            for row, other in rows if untrained(other.recipe) and
+            (found := differing(other.recipe.encoder, row.recipe.encoder))]  # fmt: skip
+
+
 def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
     """The rows that a row builds on, each before those that build on it."""
-    rows, found = grid.by_name, []
+    rows, behind = grid.by_name, []
     for role, name in edges(row.recipe).items():
         key = KEYS.get(role, f"{role}.row")
         place = f"{grid.config}: row '{row.name}': {key}"
@@ -113,18 +131,14 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
         other = rows[name]
         if name in (*below, row.name):
             raise UserError(f"{place}: '{name}' builds on this row itself.")
-        untrained = not (other.recipe.pretrain or other.recipe.weights or other.recipe.finetuned)
-        if untrained and role != "finetuned":
+        if untrained(other.recipe) and role != "finetuned":
             raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
-        theirs, ours = architecture(other.recipe.encoder), architecture(row.recipe.encoder)
-        differing = [f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in {**ours, **theirs}
-                     if theirs.get(key) != ours.get(key) and key != "init"]  # fmt: skip
-        if role in ("start", "finetuned") and differing:
-            raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(differing)}); both need the same.")
+        if role in ("start", "finetuned") and (found := differing(other.recipe.encoder, row.recipe.encoder)):
+            raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(found)}); both need the same.")
         if other.recipe.data.size != row.recipe.data.size or other.recipe.encoder.patch != row.recipe.encoder.patch:
             raise UserError(f"{place}: '{name}' has another grid of patches ({_grid(other)} there, {_grid(row)} here).")
-        found += [*ancestors(other, grid, (*below, row.name)), name]
-    return list(dict.fromkeys(found))
+        behind += [*ancestors(other, grid, (*below, row.name)), name]
+    return list(dict.fromkeys(behind))
 
 
 def _grid(row: Row) -> str:

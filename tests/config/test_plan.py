@@ -37,6 +37,17 @@ def test_rows_share_their_tokenizer_and_nothing_they_should_not(ablations):
     assert all(kinds.count(kind) == 2 * 7 for kind in EVALUATIONS)
 
 
+def test_a_row_that_is_to_exceed_another_encoder_than_its_own_gets_a_note(tmp_path):
+    note = "Row 'plus' is compared with row 'random', another encoder (type vit there, beit here; positions sincos there, none here"
+    rows = [{"name": "random", "pretrain": False}, {"name": "beit", "improves": "knn"},
+            {"name": "plus", "base": "beit_plus", "improves": "knn"}]  # fmt: skip
+    path = tmp_path / "g.yaml"
+    path.write_text(yaml.safe_dump({"name": "g", "base": "beit", "scale": "smoke", "protocols": ["knn"], "rows": rows}))
+    (found,) = plan_of(path).notes
+    assert found.startswith(note), found
+    assert plan_of("methods").notes == []
+
+
 def test_parents_come_before_their_children_and_seeds_one_after_another(ablations):
     plan = plan_of(ablations, seeds=3)
     order = {name: index for index, name in enumerate(plan.runs)}
