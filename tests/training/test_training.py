@@ -252,7 +252,8 @@ def run_as_two(store, cache, name, at=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports once what each rank needs
+    context.set_forkserver_preload(["test_training", "mimbench.launch.worker"])
     failures = context.Queue()
     arguments = [(rank, 2, port, str(store.root), str(cache), name, failures, at) for rank in range(2)]
     ranks = [context.Process(target=_rank, args=a) for a in arguments]
