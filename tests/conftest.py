@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items):
 
 
 def length(item):
+    """By its marks: 0, 1 (slow) or 2 (slow, on SLURM)."""
     return len({mark.name for mark in item.iter_markers()} & {"slurm", "slow"})
 
 

@@ -20,11 +20,8 @@ from mimbench.store.files import is_path
 
 MAX_BYTES = 200_000  # of a file
 MAX_VALUES = 100_000  # of a text, every use of an anchor counted
-ENCODERS = (
-    "teacher",
-    "start",
-    "tokenizer_training.teacher",
-)  # each a row or a checkpoint: naming one takes the other's place
+# Each a row or a checkpoint: naming one takes the other's place
+ENCODERS = ("teacher", "start", "tokenizer_training.teacher")
 
 
 class _Loader(yaml.SafeLoader):

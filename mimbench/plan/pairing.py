@@ -127,7 +127,9 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
         place = f"{grid.config}: row '{row.name}': {key}"
         if name not in rows:
             error = unknown(place, "row", name, [other for other in rows if other not in (*below, row.name)])
-            raise UserError(f"{error} Add a row of that name, or name a checkpoint: weights instead of row.")
+            raise UserError(
+                f"{error} Add a row of that name, or name a checkpoint: weights instead of {key.rpartition('.')[2]}."
+            )
         other = rows[name]
         if name in (*below, row.name):
             raise UserError(f"{place}: '{name}' builds on this row itself.")

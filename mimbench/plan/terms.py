@@ -260,10 +260,10 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
     """Draw masks and build the tokenizer once: what depends on the number of patches fails here. Returns the width."""
     masking, title, masker, tokenizer = recipe.encoder.masking, parts.title, parts.masker, parts.tokenizer
     grid = PatchGrid.of(recipe.data.size, recipe.encoder.patch)
-    too_large = (ValueError, RuntimeError, MemoryError)  # the last two for a size that exceeds memory
+    unfit = (ValueError, RuntimeError, MemoryError)  # the last two for a size that exceeds memory
     try:
         masks = masker(8, (grid.rows, grid.columns), torch.Generator().manual_seed(0))
-    except too_large as error:
+    except unfit as error:
         raise UserError(f"{place}: {title['masker']} fails in this size: {error}") from error
     try:
         with torch.random.fork_rng(devices=[]):  # on the device "meta" random numbers would import half of torch
@@ -275,7 +275,7 @@ def _check_on_grid(recipe: Recipe, parts: _Parts, teacher: EncoderConfig, place:
             elif parts.reads == "student":
                 tokenizer.build(recipe.encoder.dim, recipe.encoder.depth)
         width = int(tokenizer.width(grid))
-    except too_large as error:
+    except unfit as error:
         raise UserError(f"{place}: {title['tokenizer']} fails in this size: {error}") from error
     if masking == "none" and masks.any():
         raise UserError(

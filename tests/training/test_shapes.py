@@ -76,7 +76,7 @@ def test_nearest_images_in_pixels_say_little_about_the_class():
 
 
 def test_the_target_of_maskfeat_says_much_about_the_class():
-    # a class has its orientations, whatever the colors and polarity of its markings: a limit of these images, told in the README
+    # a class has its orientations, whatever the colors and polarity of its markings: a limit, told in docs/builtin.md
     def histograms(images):
         batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1}
         return HOG(cells=1)(batch, PatchGrid(8, 8, 4)).mean(1).numpy()
