@@ -15,15 +15,9 @@ from mimbench.config.coerce import Checked, coerce, dataclass_from
 from mimbench.config.merge import Layers, find, put, read_yaml
 from mimbench.config.ranges import FILLED, ONE_LINE, Count, Range, Whole, between
 from mimbench.config.rates import searched_path, with_rates
+from mimbench.config.recipe import recipe_from
 from mimbench.config.scales import Layer, Scale, read_scale, split_layer, with_known_keys
-from mimbench.config.schema import (
-    RECIPE_KEYS,
-    Grid,
-    Nested,
-    Recipe,
-    Row,
-    recipe_from,
-)
+from mimbench.config.schema import RECIPE_KEYS, Grid, Nested, Recipe, Row
 from mimbench.config.search import Search
 from mimbench.config.sets import parse_sets
 from mimbench.errors import UserError, check_known
@@ -183,7 +177,7 @@ def _row(point: _Point, recipe: Recipe, sources: Sources, reference: str, file: 
     written = point.written
     if written.improves is not None:
         check_known(f"{point.place}: improves", "protocol", written.improves, file.protocols)
-        if reference == point.name or not (recipe.pretrain or recipe.weights or recipe.finetuned):
+        if reference == point.name or recipe.untrained:
             raise UserError(f"{point.place}: improves: the row is not pre-trained, or is compared with itself.")
     searched = file.search is not None and recipe.pretrain and not states(point.layer, "lr")
     return Row(

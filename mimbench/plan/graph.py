@@ -94,7 +94,7 @@ def make_plan(grid: Grid, *, on_gpus: bool = False) -> Plan:
     plan.places = places(grid, evaluations, sources)
     plan.available = available(grid, evaluations, sources)
     for row in grid.rows:
-        trained = trainings[row.name] if row.recipe.pretrain or row.recipe.weights or row.recipe.finetuned else None
+        trained = None if row.recipe.untrained else trainings[row.name]
         behind = _behind(row, grid, trainings)
         plan.keys[row.name] = fingerprint(
             [trained, architecture(row.recipe.encoder), list(evaluations.values()), *behind]

@@ -101,10 +101,6 @@ def architecture(encoder: EncoderConfig) -> dict[str, Any]:
     return {key: value for key, value in as_spec(encoder).items() if key not in of_pretraining}
 
 
-def untrained(recipe: Recipe) -> bool:
-    return not (recipe.pretrain or recipe.weights or recipe.finetuned)
-
-
 def differing(theirs: EncoderConfig, ours: EncoderConfig) -> list[str]:
     one, two = architecture(theirs), architecture(ours)
     return [f"{key} {one.get(key)} there, {two.get(key)} here" for key in {**two, **one}
@@ -115,7 +111,7 @@ def other_references(grid: Grid) -> list[str]:
     """Where a row is to exceed a random encoder that is not its own, what it exceeds may be the architecture."""
     rows = [(row, grid.by_name[row.reference]) for row in grid.rows if row.improves and row.reference in grid.by_name]
     return [f"Row '{row.name}' is compared with row '{other.name}', another encoder ({'; '.join(found)})."
-            for row, other in rows if untrained(other.recipe) and
+            for row, other in rows if other.recipe.untrained and
             (found := differing(other.recipe.encoder, row.recipe.encoder))]  # fmt: skip
 
 
@@ -133,7 +129,7 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
         other = rows[name]
         if name in (*below, row.name):
             raise UserError(f"{place}: '{name}' builds on this row itself.")
-        if untrained(other.recipe) and role != "finetuned":
+        if other.recipe.untrained and role != "finetuned":
             raise UserError(f"{place}: '{name}' is not pre-trained; name a row that is.")
         if role in ("start", "finetuned") and (found := differing(other.recipe.encoder, row.recipe.encoder)):
             raise UserError(f"{place}: '{name}' has another encoder ({'; '.join(found)}); both need the same.")
