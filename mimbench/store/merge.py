@@ -24,6 +24,7 @@ from mimbench.store.records import read_record, write_record
 from mimbench.store.results import RunFolder, Store, holds_results
 
 SHOWN = 5  # conflicts; the rest is counted
+LONGEST = 60  # characters of a value in a message
 UNFINISHED = ("checkpoint.pt", "progress.json")  # of a run under way
 
 
@@ -131,7 +132,7 @@ def _of_folder(folder: RunFolder, source: Path) -> Incoming:
 
 
 def _check_one_result_each(sources: list[Source], target: Store) -> None:
-    """A run has one result, wherever it was computed."""
+    """A run has one result, wherever it was computed, though another version may have recorded more of it."""
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
     conflicts = []
     for run in _finished(sources):
@@ -141,8 +142,9 @@ def _check_one_result_each(sources: list[Source], target: Store) -> None:
         elif not own.done() and own.is_held():
             raise UserError(f"{own.path}: a live process computes it now. Merge when it has ended.")
         where, result = known.setdefault(run.name, (run.source, run.result or {}))
-        if canonical(result) != canonical(run.result):
-            conflicts.append(f"{run.name}: {where} has {_short(result)}, {run.source} has {_short(run.result or {})}")
+        if found := _contradiction(result, run.result or {}):
+            key, one, other = found
+            conflicts.append(f"{run.name}: {key} is {_short(one)} in {where}, {_short(other)} in {run.source}")
     _refuse(conflicts, "have different results")
 
 
@@ -173,9 +175,17 @@ def _finished(sources: list[Source]) -> Iterator[Incoming]:
         yield from (run for run in source.runs.values() if run.result is not None)
 
 
-def _short(result: dict[str, Any]) -> str:
-    metrics = ", ".join(f"{name} {value}" for name, value in sorted(result.get("metrics", {}).items()))
-    return metrics or f"weights {str(result.get('weights_sha256'))[:12]}"
+def _contradiction(one: Any, other: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first key that both have with different values, and these."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        both = ((name, f"{key}.{name}".removeprefix(".")) for name in sorted(one.keys() & other.keys()))
+        return next(filter(None, (_contradiction(one[name], other[name], place) for name, place in both)), None)
+    return None if canonical(one) == canonical(other) else (key, one, other)
+
+
+def _short(value: Any) -> str:
+    text = canonical(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _refuse(conflicts: list[str], why: str) -> None:

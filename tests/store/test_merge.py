@@ -1,7 +1,7 @@
 """Results of several places in one folder: what is equal is one run, what contradicts is refused, and provenance stays."""
 
 import pytest
-from commands import mimbench
+from commands import ROOT, mimbench
 from synthetic_grid import FINETUNE, column, demo, evaluation, finish, planned, simple, write_grid
 
 from mimbench.errors import UserError
@@ -93,11 +93,28 @@ def test_an_imported_parent_is_trained_again_only_for_a_new_run_that_needs_its_w
 
 def test_two_results_of_one_run_are_refused_and_nothing_is_written(tmp_path):
     one, two = (simple(Store(tmp_path / name), {"beit": [value]}) for name, value in (("one", 60.0), ("two", 60.5)))
-    with pytest.raises(UserError, match=r"finetune-\w+: .*one has accuracy 60.0, .*two has accuracy 60.5"):
+    with pytest.raises(UserError, match=r"finetune-\w+: metrics.accuracy is 60.0 in .*one, 60.5 in .*two"):
         merge([one.root, two.root], Store(tmp_path / "both"))
     assert not (tmp_path / "both").exists()
-    with pytest.raises(UserError, match=r"two.runs.finetune-\w+ has accuracy 60.5, .*one has accuracy 60.0"):
+    with pytest.raises(UserError, match=r"accuracy is 60.5 in .*two.runs.finetune-\w+, 60.0 in .*one\."):
         merge([one.root], two)
+
+
+def test_a_result_of_which_another_version_recorded_more_is_the_same_result(tmp_path):
+    for name, more in (("before", {}), ("after", {"health": {"rank": 3.5}})):
+        finish(planned(Store(tmp_path / name), "finetune", 0), evaluation(FINETUNE, 60.0, **more))
+    both = Store(tmp_path / "both")
+    merge([tmp_path / "before"], both)
+    before = content(both.root)
+    merge([tmp_path / "after"], both)
+    assert content(both.root) == before
+
+
+def test_the_tables_that_are_published_at_one_scale_fit_in_one_folder(tmp_path):
+    copies = [ROOT / "results" / "published" / f"{grid}.tiny" for grid in ("ablations", "methods")]
+    merged = merge(copies, Store(tmp_path / "both"))
+    assert merged.grids == ["ablations.tiny", "methods.tiny"]
+    assert all(merged.imported.values())
 
 
 def test_a_result_from_other_weights_than_its_parents_is_refused(tmp_path):
