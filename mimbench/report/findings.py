@@ -1,4 +1,4 @@
-"""At most three sentences on what of a table is significant, and what is not known."""
+"""A few sentences on what of a table is significant, and what is not known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mimbench.report.analysis import Cell
 from mimbench.report.cells import MARKS
 from mimbench.report.collect import Grid
 from mimbench.report.format import count, interval, number, p_text
+from mimbench.report.promises import in_a_sentence
 from mimbench.report.statistics import Comparison
 from mimbench.report.table import Table
 
@@ -16,7 +17,7 @@ MOST_NAMES = 4
 
 
 def findings(table: Table) -> list[str]:
-    """How many differences are significant; the pre-specified one; the largest, or what could have been seen."""
+    """What was promised; how many differences are significant; the pre-specified one; the largest, or what could have been seen."""
     grid = table.grid
     compared = [(cell, cell.comparison) for cell in table.cells.values() if cell.comparison]
     tested = [(cell, found) for cell, found in compared if found.p is not None]
@@ -27,13 +28,14 @@ def findings(table: Table) -> list[str]:
                 else "No difference could be tested: rows differ by the same amount in every seed."]  # fmt: skip
     adjusted = [(cell, found) for cell, found in tested if not found.primary]
     significant = [(cell, found) for cell, found in adjusted if found.verdict in MARKS]
-    sentences = [_count(adjusted, significant, grid)] if adjusted else []
+    sentences = [in_a_sentence(table)]
+    sentences += [_count(adjusted, significant, grid)] if adjusted else []
     sentences += [_primary(cell, found, grid) for cell, found in tested if found.primary]
     if significant:
         sentences.append(_throughout(adjusted, grid) or _most_certain(significant))
     elif adjusted:
         sentences.append(_what_could_be_seen(adjusted))
-    return sentences
+    return list(filter(None, sentences))
 
 
 def _count(tested: list[Compared], significant: list[Compared], grid: Grid) -> str:

@@ -9,7 +9,7 @@ from mimbench.report.cells import LONG
 from mimbench.report.choices import CHOSEN, choices
 from mimbench.report.format import count
 from mimbench.report.notices import result_notices
-from mimbench.report.promises import NOTE, PROMISES, promises
+from mimbench.report.promises import NOTE, PROMISES, TITLE, promises
 from mimbench.report.table import Table
 from mimbench.report.variance import HEADINGS, spread_note, spread_rows
 
@@ -39,7 +39,7 @@ def markdown(table: Table) -> str:
 
 def _promises(table: Table) -> list[str]:
     found = promises(table)
-    return ["## The column named before the run", _lines(PROMISES, found, text_columns=3), NOTE] if found else []
+    return [f"## {TITLE}", _lines(PROMISES, found, text_columns=3), NOTE] if found else []
 
 
 def _spread(table: Table) -> list[str]:

@@ -10,7 +10,9 @@ from synthetic_grid import simple
 from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
+from mimbench.report.findings import findings
 from mimbench.report.markdown import markdown
+from mimbench.report.page import page
 from mimbench.report.promises import promises
 from mimbench.report.table import tabulate
 from mimbench.store.records import read_record, write_record
@@ -33,10 +35,17 @@ def table_of(store, names):
 def test_a_row_passes_if_it_is_significantly_better_than_its_reference(store):
     table = table_of(store, ("good", "same", "worse"))
     assert [(line[0], line[-1]) for line in promises(table)] == [
-        ("GOOD", "passed"), ("SAME", "not separated"), ("WORSE", "not separated"),
+        ("GOOD", "passed"), ("SAME", "not separated"), ("WORSE", "significantly worse"),
     ]  # fmt: skip
+    said = ("In the column named for it before the run, 1 of 3 rows exceeded the reference significantly (Holm-adjusted over these rows); "
+            "not separated: SAME; significantly worse: WORSE.")  # fmt: skip
+    assert findings(table)[0] == said
+    assert said in page(table, [])
+    assert "<summary>The column named before the run</summary>" in page(table, [])
     assert "The column named before the run" in markdown(table)
-    assert "named before the run" not in markdown(table_of(store, ()))
+    without = table_of(store, ())
+    assert not any("named" in text for text in [markdown(without), *findings(without)])
+    assert "column named before" not in page(without, [])
 
 
 def test_holms_family_is_the_rows_that_name_a_column(store):

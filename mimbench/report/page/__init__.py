@@ -25,6 +25,7 @@ from mimbench.report.page.sections import (
     html_list,
     inline_markdown,
     main_table,
+    promises_section,
     sources,
     spread_section,
 )
@@ -67,6 +68,7 @@ def page(
         figures="\n".join(map(figure, drawings)) or "<p>No finished runs yet.</p>",
         long=dense_table(LONG, table.long_rows, "All numbers"),
         choices=dense_table(CHOSEN, choices(grid), "Choices", text_columns=3),
+        promises=promises_section(table),
         spread=spread_section(table),
         flags=folded(f"Flags and warnings ({len(flags)})", html_list(map(escape, flags))) if flags else "",
         cost_summary=cost_summary(grid),

@@ -14,6 +14,7 @@ from mimbench.report.costs import costs
 from mimbench.report.figures import Drawing
 from mimbench.report.format import count, duration, p_text
 from mimbench.report.notices import days, machine_facts
+from mimbench.report.promises import NOTE, PROMISES, TITLE, promises
 from mimbench.report.sheet import ARTIST
 from mimbench.report.table import Table
 from mimbench.report.variance import HEADINGS, spread_note, spread_rows
@@ -70,6 +71,13 @@ def _cell(text: str, cell: Cell | None) -> str:
         tested = f", p {relation}" if p else ""
         small = f'<small class="{mark}">{escape(difference_text(cell) + tested)}</small>'
     return f'<td data-v="{cell.summary.mean!r}">{escape(text)}{small}</td>'
+
+
+def promises_section(table: Table) -> str:
+    found = promises(table)
+    if not found:
+        return ""
+    return folded(TITLE, f"{dense_table(PROMISES, found, TITLE, text_columns=3)}<p>{escape(NOTE)}</p>")
 
 
 def spread_section(table: Table) -> str:
