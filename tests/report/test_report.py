@@ -292,17 +292,20 @@ def test_a_curve_with_an_incomplete_last_line_is_read_and_thinned(tmp_path):
     assert thin.iloc[0].to_list() == pytest.approx([2.5, 0.25])
 
 
-@pytest.mark.parametrize("content", [b"", bytes(50), b"no curve\n", b"\xff\xfe\n\xff", b"step,loss,lr\n5,x,1\n"])
-def test_a_damaged_curve_is_named_and_the_others_are_shown(tmp_path, content):
+def test_damaged_curves_are_named_and_the_others_are_shown(tmp_path):
     store = synthetic.demo(tmp_path / "results")
-    run = planned(store, "pretrain", "beit", 0)
-    (run.path / "curve.csv").write_bytes(content)
+    contents = [b"", bytes(50), b"no curve\n", b"\xff\xfe\n\xff", b"step,loss,lr\n5,x,1\n"]
+    *damaged, whole = (planned(store, "pretrain", name, seed) for name in ("beit", "no_tokens") for seed in range(3))
+    for run, content in zip(damaged, contents, strict=True):
+        (run.path / "curve.csv").write_bytes(content)
     folder, _ = build_report(store, "demo", "tiny")
-    assert f"{run.name}: curve.csv is damaged: 0 of 1 lines" in (folder / "index.html").read_text()
-    assert (folder / "pretraining.png").exists()
+    page = (folder / "index.html").read_text()
     curves = (published_copy(store, "demo", "tiny", tmp_path / "copy") / "curves.csv").read_text()
-    assert run.name not in curves
-    assert planned(store, "pretrain", "beit", 1).name in curves
+    for run in damaged:
+        assert f"{run.name}: curve.csv is damaged: 0 of 1 lines" in page
+        assert run.name not in curves
+    assert (folder / "pretraining.png").exists()
+    assert whole.name in curves
 
 
 def test_of_a_curve_with_a_damaged_line_the_others_are_shown(tmp_path):
