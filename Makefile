@@ -26,9 +26,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 ablations: setup
 	$(VENV)/bin/mimbench run grid configs/ablations.yaml --seeds 1
 
-# four processes on two cores: three of them start with the tests on SLURM, which mostly wait
+# six processes on two cores: three of them start with the tests on SLURM, which mostly wait
 test: setup-test
-	$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder --durations 12
+	$(PY) -m pytest -n 6 --dist loadgroup --no-loadscope-reorder --durations 12
 
 # while working: without the tests that take more than ten seconds, a SLURM or a browser
 test-quick: setup-test
@@ -36,7 +36,7 @@ test-quick: setup-test
 
 # those alone: whole grids, faults on a real SLURM, the report in a browser
 proofs: setup-test
-	$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder -m "slow or slurm or browser"
+	$(PY) -m pytest -n 6 --dist loadgroup --no-loadscope-reorder -m "slow or slurm or browser"
 
 lint: setup-test
 	$(VENV)/bin/ruff check .
