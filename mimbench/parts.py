@@ -215,6 +215,7 @@ class TeacherTokenizer(Tokenizer):
 
     reads = "teacher"
     whole_batch: bool = False  # its targets compare the images of the whole batch
+    by_place: ClassVar[bool] = False  # and only patches of one place with one another
     needs_head: ClassVar[bool] = False  # it reads `Taught.head`, which a teacher of another row does not have
     needs_rows: ClassVar[bool] = False  # it asks that head for single positions: the decoder must have `rows`
 

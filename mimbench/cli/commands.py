@@ -128,7 +128,8 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool =
     from mimbench.plan.terms import check_micro_batches
     from mimbench.run.flops import add_flops
 
-    recipes = [run.spec["recipe"] for run in plan.runs.values() if run.kind == "pretrain"]
+    recipes = {f"row '{row}'": plan.runs[runs["pretrain"]].spec["recipe"] for row, seeds in plan.rows.items() for runs in seeds.values()
+               if "pretrain" in runs}  # fmt: skip
     check_micro_batches(recipes, options.micro_batch or (profile.of("pretrain").micro_batch if profile else None))
     if not options.dry_run:
         store.check_writable()  # and make the folder: counts of FLOPs are kept in it

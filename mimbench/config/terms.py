@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mimbench.config.coerce import Checked
-from mimbench.config.ranges import Count, NotNegative, PositiveShare, Share
+from mimbench.config.ranges import Count, NotNegative, PositiveShare, Range, Share
 from mimbench.errors import UserError
 
 TERM_PARTS = ("tokenizer", "decoder", "loss")  # the recipe's own are the defaults of every term
+OF_THE_SIDE = Range("greater than 0 and at most 1, the side of the image (data.size)", lambda share: 0 < share <= 1)
 LINKS = ("same_as", "after")  # keys of a decoder that name another term
 
 
@@ -17,7 +18,7 @@ LINKS = ("same_as", "after")  # keys of a decoder that name another term
 class ViewConfig(Checked):
     """A named rendering of a sample. Its size is a share of data.size, so that a recipe fits every scale."""
 
-    share: PositiveShare = 1.0  # of the side, rounded to whole patches
+    share: Annotated[float, OF_THE_SIDE] = 1.0  # of the side, rounded to whole patches
     count: Count = 1  # copies, each drawn on its own: NAME.0, NAME.1, ...
     masked: bool = True  # the student sees it through the masker
     crop: tuple[PositiveShare, PositiveShare] | None = field(  # area of the random resized crop; None: the whole image

@@ -6,16 +6,25 @@ from typing import Any
 
 from mimbench.config.schema import Recipe
 from mimbench.errors import UserError
-from mimbench.parts import PatchGrid
+from mimbench.parts import Level, PatchGrid
+
+PER_IMAGE = 64  # prototypes for each image, where images are spread over them; the official DINOv2 has 43
 
 
-def check_batch(recipe: Recipe, parts: dict[str, Any], title: dict[str, str], width: int, place: str) -> None:
+def check_batch(
+    recipe: Recipe, parts: dict[str, Any], title: dict[str, str], width: int, level: Level, place: str
+) -> None:
     """`parts`: of one term; `width`: of its targets."""
     batch, patches = recipe.schedule.batch, PatchGrid.of(recipe.data.size, recipe.encoder.patch).count
     whole = [kind for kind, part in parts.items() if getattr(part, "whole_batch", False)]
     if whole and batch < 2:
         raise UserError(f"{place}: {title[whole[0]]} compares the images of a batch, and schedule.batch is {batch}.")
     balanced = "tokenizer" in whole and parts["tokenizer"].target == "distribution"
-    if balanced and width > batch * patches:
-        raise UserError(f"{place}: {title['tokenizer']} balances {width} prototypes over the batch, and a step has "
-                        f"{batch * patches} patches ({batch} images of {patches}): at most as many prototypes.")  # fmt: skip
+    by_image = level == "image" or getattr(parts["tokenizer"], "by_place", False)
+    samples, most = (
+        (f"{batch} images", PER_IMAGE * batch) if by_image else (f"{batch * patches} patches", batch * patches)
+    )
+    if balanced and width > most:
+        why = f"{PER_IMAGE} an image" if by_image else "as many as patches"
+        raise UserError(f"{place}: {title['tokenizer']} spreads the {samples} of a step evenly over {width} prototypes: at most "
+                        f"{most}, {why}.")  # fmt: skip

@@ -122,7 +122,8 @@ def ancestors(row: Row, grid: Grid, below: tuple[str, ...] = ()) -> list[str]:
         key = KEYS.get(role, f"{role}.row")
         place = f"{grid.config}: row '{row.name}': {key}"
         if name not in rows:
-            error = unknown(place, "row", name, [other for other in rows if other not in (*below, row.name)])
+            fitting = [other for other, its in rows.items() if role == "finetuned" or not its.recipe.untrained]
+            error = unknown(place, "row", name, {*fitting} - {*below, row.name})
             raise UserError(
                 f"{error} Add a row of that name, or name a checkpoint: weights instead of {key.rpartition('.')[2]}."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def check_terms(recipe: Recipe, teacher: EncoderConfig, classes: Callable[[], in
         _check_decoder(recipe, name, parts, widths, where)
         check_features(recipe, name, parts.decoder, parts.masker, parts.title, widths, where)
         of_term = {"loss": parts.loss, "tokenizer": parts.tokenizer, "decoder": parts.decoder}
-        check_batch(recipe, of_term, parts.title, widths[name], where)
+        check_batch(recipe, of_term, parts.title, widths[name], recipe.terms[name].level, where)
     if recipe.teacher is not None and all(parts.reads != "teacher" for parts in built.values()):
         raise UserError(f"{place}: teacher: no term reads it.{_fitting('tokenizer', 'reads', 'teacher')}")
     if hasattr(registry.build("masker", recipe.masker), "noise"):
@@ -82,11 +82,14 @@ def _check_guided(recipe: Recipe, teacher: EncoderConfig, place: str) -> None:
                         "type 'vit' with attention 'full', a class token, no registers and at least 2 blocks.")  # fmt: skip
 
 
-def check_micro_batches(recipes: Iterable[dict[str, Any]], micro_batch: int | None) -> None:
-    """Resolved recipes, before any runs: what compares whole batches cannot have them cut."""
-    for recipe in recipes:
-        if micro_batch is not None and (part := whole_batch_of(recipe)):
-            raise UserError(f"micro_batch: must not be set: {part} compares the whole batch.")
+def check_micro_batches(recipes: Mapping[str, dict[str, Any]], micro_batch: int | None) -> None:
+    """Resolved recipes by what they are of, before any runs: what compares whole batches cannot have them cut."""
+    if micro_batch is None:
+        return
+    found = [f"{part} of {whose}" for whose, recipe in recipes.items() if (part := whole_batch_of(recipe))]
+    if found:
+        raise UserError(f"micro_batch: must not be set, as these compare the whole batch: {'; '.join(found)}. Leave it out, or run "
+                        "other rows with --only.")  # fmt: skip
 
 
 def whole_batch_of(recipe: dict[str, Any]) -> str | None:

@@ -42,10 +42,11 @@ def _count(tested: list[Compared], significant: list[Compared], grid: Grid) -> s
     higher = sum(found.verdict == "higher" for _, found in significant)
     how = f"{len(significant)} ({higher} higher, {len(significant) - higher} lower)" if significant else "none"
     are = "is" if len(significant) <= 1 else "are"
-    n = len({grid.replicate(seed) for seed in grid.seeds})
+    pairs = sorted({found.n for _, found in tested})
+    seeds = count(pairs[0], grid.unit) if len(pairs) == 1 else f"{pairs[0]} to {count(pairs[-1], grid.unit)}"
     return (
         f"Of {count(len(tested), 'tested difference')} from {grid.compared_with}, {how} {are} significant "
-        f"(paired t-tests over {count(n, grid.unit)}, p < 0.05, Holm-adjusted per column)."
+        f"(paired t-tests over {seeds}, p < 0.05, Holm-adjusted per column)."
     )
 
 

@@ -86,7 +86,7 @@ def _learn(tokenizer: Any, store: Store, spec: dict[str, Any], size: int, runtim
 def pretrain(store: Store, folder: RunFolder, spec: dict[str, Any], runtime: Runtime) -> tuple[dict[str, Any], int]:
     recipe = spec["recipe"]
     data, schedule = data_of(spec), from_spec(ScheduleConfig, recipe["schedule"])
-    check_micro_batches([recipe], runtime.micro_batch)
+    check_micro_batches({f"run {folder.name}": recipe}, runtime.micro_batch)
     objective, parents = make_objective(store, spec, runtime.device)
     views = {name: from_spec(ViewConfig, view) for name, view in recipe.get("views", {}).items()}
     found = opened(data.name)

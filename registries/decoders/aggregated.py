@@ -16,7 +16,7 @@ class Aggregated(Decoder):
 
     So the class token must carry what the inner patches lack. The result passes the encoder's last norm and the decoder of
     the term that `same_as` names. `layer` counts blocks from 1. Its blocks are plain ones, without the encoder's relative
-    positions.
+    positions and LayerScale.
     """
 
     version = 1

@@ -21,6 +21,7 @@ class Clusters(TeacherTokenizer):
     version = 1
     target = "distribution"
     whole_batch = True
+    by_place = True
 
     def __init__(
         self,

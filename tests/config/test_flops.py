@@ -50,8 +50,20 @@ def test_the_count_on_no_device_is_that_of_the_computation(row, monkeypatch):
     monkeypatch.setattr(counting, "IMAGES", 4)
     plan = make_plan(load_grid(METHODS, sets=SMALL))
     on_meta, count = flops_per_image(pretraining(plan, row), plan), counting._count
-    monkeypatch.setattr(counting, "_count", lambda make, sides, images, _: count(make, sides, 4, torch.device("cpu")))
+    monkeypatch.setattr(
+        counting, "_count", lambda make, sides, images, steps, _: count(make, sides, 4, steps, torch.device("cpu"))
+    )
     assert on_meta == flops_per_image(pretraining(plan, row), plan)
+
+
+def test_where_the_sizes_of_blocks_change_from_step_to_step_the_count_is_the_mean_of_many(monkeypatch):
+    plan = make_plan(load_grid(METHODS, sets=SMALL))
+    counts = {}
+    for steps in (1, 2, 32):
+        monkeypatch.setattr(counting, "STEPS", steps)
+        counts[steps] = {row: flops_per_image(pretraining(plan, row), plan) for row in ("ijepa", "beit-aggregated")}
+    assert len({count["ijepa"] for count in counts.values()}) == 3
+    assert len({count["beit-aggregated"] for count in counts.values()}) == 1
 
 
 def test_a_part_that_looks_at_values_is_counted_on_the_cpu(tmp_path, monkeypatch):

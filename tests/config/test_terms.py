@@ -162,12 +162,16 @@ REFUSED = {
     "after a term, heads that do not divide its width": (
         [row(base="cae", terms={"tokens": {"decoder": {"heads": 3}}})],
         ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
-    "more clusters than a step has patches": (
+    "more clusters than a batch can feed": (
         [row(base="capi", tokenizer={"clusters": 2049})],
-        ["tokenizer 'clusters' balances 2049 prototypes", "a step has 2048 patches (32 images of 64)"]),
-    "more balanced prototypes than a step has patches": (
+        ["tokenizer 'clusters' spreads the 32 images of a step evenly over 2049 prototypes: at most 2048, 64 an image"]),
+    "more balanced prototypes than a batch can feed": (
         [row(base="dinov2", tokenizer={"prototypes": 4096})],
-        ["terms.class: tokenizer 'self_distillation' balances 4096 prototypes"]),
+        ["terms.class: tokenizer 'self_distillation' spreads the 32 images of a step evenly over 4096 prototypes"]),
+    "more balanced prototypes than a step has patches": (
+        [row(base="data2vec", tokenizer={"type": "self_distillation", "centering": "sinkhorn", "prototypes": 2049},
+             decoder="prototypes", loss="soft_cross_entropy")],
+        ["tokenizer 'self_distillation' spreads the 2048 patches of a step", "at most 2048, as many as patches"]),
     "contrast within one image": (
         [row(base="mocov3", schedule={"batch": 1})],
         ["terms.pair: loss 'info_nce' compares the images of a batch, and schedule.batch is 1"]),
@@ -178,7 +182,7 @@ REFUSED = {
         ["'projection' reads the teacher's decoder", "Use a moving average"]),
     "view larger than the image": (
         [row(base="dino", views={"local": {"share": 1.5}})],
-        ["views.local.share: must be greater than 0 and at most 1, not 1.5"]),
+        ["views.local.share: must be greater than 0 and at most 1, the side of the image (data.size), not 1.5"]),
     "decoder that keeps the width, and another target": (
         [row(base="cae", terms={"align": {"tokenizer": {"type": "pixels"}}})],
         ["terms.align: decoder 'regressor' predicts as many values as the features it reads have, 32", "'pixels' gives 48"]),
@@ -280,7 +284,10 @@ def test_micro_batches_of_a_loss_over_the_whole_batch_are_refused_before_anythin
     words = ["--micro-batch", "4"] if on == "option" else ["--on", f"slurm:{profile}"]
     results = tmp_path / "results"
     assert main(["run", "grid", path, *words, "--results", str(results)]) == 2
-    assert "micro_batch: must not be set: loss 'nt_xent' compares the whole batch" in capsys.readouterr().err
+    assert (
+        "micro_batch: must not be set, as these compare the whole batch: loss 'nt_xent' of row 'a'."
+        in capsys.readouterr().err
+    )
     assert not results.exists()
 
 

@@ -194,8 +194,9 @@ def said(store, numbers, primary=None):
         ({"a": [60.0], "b": [50.0]}, ["With one seed per row no difference can be tested: the order of the rows may be chance."]),
         ({"a": [60.0, 61.0, 59.0], "b": [60.1, 60.0, 60.2]}, ["Of 1 tested difference from A, none is significant", "not mean equal"]),
         ({"a": [60.0, 61.0, 62.0], "b": [50.0, 51.1, 52.0]}, ["1 (0 higher, 1 lower) is significant", "Most certain: B"]),
+        ({"a": [60.0, 61.0, 62.0, 60.5], "b": [50.0, 51.1, 52.0, 50.0], "late": [53.0, 54.2]}, ["over 2 to 4 seeds", "Most certain: B"]),
     ],
-    ids=["one seed", "nothing", "one lower"],
+    ids=["one seed", "nothing", "one lower", "a row begun later"],
 )  # fmt: skip
 def test_the_findings_say_what_is_significant_and_no_more(tmp_path, numbers, sentences):
     found = said(Store(tmp_path), numbers)
