@@ -48,9 +48,13 @@ def finished(tmp_path_factory):
     return results, mimbench(results, "--seeds", "1", "--on", "local:2", *FEW)
 
 
-def link_cache(source, target):
-    target.mkdir()
-    (target / "cache").symlink_to(source / "cache")
+@pytest.fixture
+def results(cache, tmp_path):
+    """A results folder with nothing but the rendered images."""
+    found = tmp_path / "results"
+    found.mkdir()
+    (found / "cache").symlink_to(cache)
+    return found
 
 
 @pytest.mark.slow
@@ -78,10 +82,8 @@ def test_a_second_call_does_nothing_and_says_so(finished):
 
 
 @pytest.mark.slow
-def test_rows_of_every_sort_run_from_tokenizer_to_table(finished, tmp_path):
+def test_rows_of_every_sort_run_from_tokenizer_to_table(results):
     """Of the methods, at equal FLOPs: a tokenizer that learns from a teacher, dropped patches, and another architecture."""
-    results = tmp_path / "results"
-    link_cache(finished[0], results)
     rows = ("random", "random-plus", "random-swin", "mae", "simmim-swin", "beit2")
     words = [word for row in rows for word in ("--only", row)]
     done = mimbench(results, "--seeds", "1", "--on", "local:2", *words, grid="configs/methods.yaml")
@@ -92,7 +94,7 @@ def test_rows_of_every_sort_run_from_tokenizer_to_table(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_adding_a_row_computes_only_that_row(finished, tmp_path):
+def test_adding_a_row_computes_only_that_row(finished):
     results, _ = finished
     before = attempts(results)
     more = mimbench(results, "--seeds", "1", "--only", "no-tokens-no-blockwise")
@@ -103,10 +105,7 @@ def test_adding_a_row_computes_only_that_row(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupting_killing_and_rerunning_gives_the_same_results(finished, tmp_path):
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
+def test_interrupting_killing_and_rerunning_gives_the_same_results(finished, results):
     words = ("--seeds", "1", "--on", "local:2", "--checkpoint-seconds", "0", *FEW)
     for kind in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
         process = commands.mimbench_process(*arguments(results, *words))
@@ -122,7 +121,7 @@ def test_interrupting_killing_and_rerunning_gives_the_same_results(finished, tmp
     done = mimbench(results, *words)
     assert done.returncode == 0, done.stderr
     # the clean folder may have more rows by now: compare the rows both have
-    ours, theirs = (_rows(f) for f in (results, clean))
+    ours, theirs = (_rows(folder) for folder in (results, finished[0]))
     assert ours
     assert all(theirs[key] == value for key, value in ours.items())
 
@@ -138,11 +137,8 @@ def _rows(results):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.5, 2.5, 4.0, 5.5])
-def test_ctrl_c_in_the_first_seconds_exits_cleanly(finished, tmp_path, seconds):
+def test_ctrl_c_in_the_first_seconds_exits_cleanly(results, seconds):
     """As from a terminal: the signal reaches the whole group, including the fork server while it imports."""
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
     words = command(results, "--only", "pixels", "--set", "schedule.steps=100000", grid=SHORT)
     process = subprocess.Popen(
         words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -156,10 +152,7 @@ def test_ctrl_c_in_the_first_seconds_exits_cleanly(finished, tmp_path, seconds):
 
 
 @pytest.mark.slow
-def test_two_calls_at_the_same_time_execute_each_run_once(finished, tmp_path):
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
+def test_two_calls_at_the_same_time_execute_each_run_once(results):
     words = arguments(results, "--on", "local:1", grid=SHORT)
     both = [commands.mimbench_process(*words) for _ in range(2)]
     for process in both:
@@ -170,10 +163,7 @@ def test_two_calls_at_the_same_time_execute_each_run_once(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_reported_and_blocks_no_other_row(finished, tmp_path):
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
+def test_a_failed_run_is_reported_and_blocks_no_other_row(results):
     words = ("--only", "pixels", "--only", "scratch", "--set", "schedule.lr=1e30", "--set", "schedule.clip=null")
     done = mimbench(results, *words, grid=SHORT)
     assert done.returncode == 1
@@ -197,10 +187,7 @@ def test_a_failed_run_is_reported_and_blocks_no_other_row(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_reported_as_failed(finished, tmp_path):
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
+def test_a_killed_process_is_reported_as_failed(results):
     words = ("--only", "pixels", "--set", "schedule.steps=100000", "--on", "local:1")
     process = commands.mimbench_process(*arguments(results, *words, grid=SHORT))
     deadline, owner = time.monotonic() + 180, None
@@ -215,12 +202,9 @@ def test_a_killed_process_is_reported_as_failed(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_progress_and_rate_of_every_run(finished, tmp_path):
+def test_a_terminal_shows_progress_and_rate_of_every_run(results):
     import pty
 
-    clean, _ = finished
-    results = tmp_path / "results"
-    link_cache(clean, results)
     words = command(results, "--only", "pixels", "--set", "schedule.steps=500", grid=SHORT)
     screen, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
