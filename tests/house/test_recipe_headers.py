@@ -38,8 +38,14 @@ def cost(path: Path) -> str:
     return LINE.format(f"{flops()[path.stem] / flops()['beit']:.2g}")
 
 
+@pytest.fixture(scope="module")
+def counted():
+    """So that one process runs these tests: counting takes longer than they do."""
+    return flops()
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_header_of_a_recipe_says_what_its_step_costs(path):
+def test_the_header_of_a_recipe_says_what_its_step_costs(path, counted):
     assert cost(path) in path.read_text(encoding="utf-8"), "write it with python tests/house/test_recipe_headers.py"
 
 
