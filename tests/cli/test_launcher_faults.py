@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 from commands import mimbench, mimbench_process
+from slurm_lab import new_results
 
 from mimbench.store.lease import process_start
 from mimbench.store.results import Store
 
 GRID = Path(__file__).parent.parent / "short_grid.yaml"
 SLOW = ("--only", "pixels", "--set", "masker={type: tests.waiting.Waiting}", "--on", "local:1")
+
+
+@pytest.fixture
+def results(tmp_path, cache):
+    return new_results(tmp_path / "results", cache)
 
 
 def run(results, *words):
@@ -51,24 +57,24 @@ def fork_server_of(process):
 
 
 @pytest.mark.slow
-def test_runs_go_on_when_their_fork_server_is_killed(tmp_path, monkeypatch):
+def test_runs_go_on_when_their_fork_server_is_killed(results, monkeypatch):
     monkeypatch.setenv("SECONDS_PER_STEP", "0.2")
-    process = run(tmp_path, *SLOW)
-    wait_for(lambda: training(tmp_path))
+    process = run(results, *SLOW)
+    wait_for(lambda: training(results))
     os.kill(fork_server_of(process), signal.SIGKILL)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     assert "failed" not in errors
-    assert all(f.done() and len(f.attempts()) == 1 for f in Store(tmp_path).all_runs())
+    assert all(f.done() and len(f.attempts()) == 1 for f in Store(results).all_runs())
 
 
 @pytest.mark.slow
-def test_a_run_ends_within_seconds_of_its_launcher_and_goes_on_later(tmp_path, monkeypatch):
+def test_a_run_ends_within_seconds_of_its_launcher_and_goes_on_later(results, monkeypatch):
     monkeypatch.setenv("SECONDS_PER_STEP", "0.2")
-    process = run(tmp_path, *SLOW, "--set", "schedule.steps=200")
-    owner = wait_for(lambda: training(tmp_path))
-    folder = next(f for f in Store(tmp_path).all_runs() if f.kind == "pretrain")
-    wait_for((folder.work / "progress.json").exists)  # the images are rendered, and it has made a step
+    process = run(results, *SLOW, "--set", "schedule.steps=200")
+    owner = wait_for(lambda: training(results))
+    folder = next(f for f in Store(results).all_runs() if f.kind == "pretrain")
+    wait_for((folder.work / "progress.json").exists)  # it has made a step
     process.kill()
     process.communicate()
     wait_for(lambda: process_start(owner["pid"]) != owner["start"], seconds=10)
@@ -78,15 +84,15 @@ def test_a_run_ends_within_seconds_of_its_launcher_and_goes_on_later(tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["unwritable", "unreadable"])
-def test_a_folder_that_is_not_accessible_fails_its_own_run_only(tmp_path, damage):
+def test_a_folder_that_is_not_accessible_fails_its_own_run_only(results, damage):
     """Permissions do not stop root: a file in the place of a folder, and a link to itself, stop everybody."""
-    words = ("run", "grid", GRID, "--only", "scratch", "--results", tmp_path)
+    words = ("run", "grid", GRID, "--only", "scratch", "--results", results)
     seeds = mimbench(*words, "--seeds", "2", "--dry-run")
     assert seeds.returncode == 0
-    plan = planned(tmp_path)
+    plan = planned()
     victim = next(name for name, spec in plan.items() if spec["kind"] == "knn" and spec["seed"] == 0)
-    folder = tmp_path / "runs" / victim
-    folder.parent.mkdir(parents=True)
+    folder = results / "runs" / victim
+    folder.parent.mkdir()
     if damage == "unreadable":
         folder.symlink_to(folder)
     else:
@@ -96,16 +102,16 @@ def test_a_folder_that_is_not_accessible_fails_its_own_run_only(tmp_path, damage
     assert done.returncode == 1
     assert f"failed: {victim}: {folder}" in done.stderr
     assert "Traceback" not in done.stderr
-    others = [f for f in Store(tmp_path).all_runs() if f.name != victim]
+    others = [f for f in Store(results).all_runs() if f.name != victim]
     assert len(others) == len(plan) - 1
     assert all(f.done() for f in others)
-    status = mimbench("status", "--results", tmp_path)
+    status = mimbench("status", "--results", results)
     assert status.returncode == 0
     assert (f"failed: {victim}" in status.stdout) == (damage == "unreadable")  # nothing could be noted in the other
-    assert mimbench("report", "--results", tmp_path).returncode == 0
+    assert mimbench("report", "--results", results).returncode == 0
 
 
-def planned(results):
+def planned():
     from mimbench.config.grid import load_grid
     from mimbench.plan.graph import make_plan
 

@@ -7,6 +7,7 @@ import argparse
 import pytest
 import yaml
 from commands import mimbench
+from slurm_lab import new_results
 from synthetic_grid import FACTS, finish
 
 from mimbench.cli.search import search_grid
@@ -155,16 +156,17 @@ def test_a_grid_with_nothing_to_search_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_from_end_to_end(tmp_path):
+def test_a_search_from_end_to_end(tmp_path, cache):
+    results = new_results(tmp_path / "results", cache)
     path = tmp_path / "mine.yaml"
     path.write_text(GRID.replace("seeds: [100, 101]", "seeds: [100]").replace("seeds: 2", "seeds: 1"))
-    done = mimbench("search", path, "--results", tmp_path / "r")
+    done = mimbench("search", path, "--results", results)
     assert done.returncode == 0, done.stderr
-    assert "mine-search at scale smoke" in mimbench("status", "mine-search", "--results", tmp_path / "r").stdout
-    again = mimbench("search", path, "--results", tmp_path / "r")
+    assert "mine-search at scale smoke" in mimbench("status", "mine-search", "--results", results).stdout
+    again = mimbench("search", path, "--results", results)
     assert "nothing to compute" in again.stderr
-    assert mimbench("run", "grid", path, "--results", tmp_path / "r").returncode == 0
+    assert mimbench("run", "grid", path, "--results", results).returncode == 0
     for form in ("table.md", "index.html"):
-        text = (tmp_path / "r/reports/mine.smoke" / form).read_text()
+        text = (results / "reports/mine.smoke" / form).read_text()
         assert "Learning rates were searched: " in text
         assert "at scale smoke on unreported seeds (100)" in text

@@ -122,23 +122,6 @@ def test_help_status_and_report_import_no_torch(command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("grid", ["ablations", "methods", "tokenizers"])
-def test_a_plan_of_recipes_counted_before_imports_neither_timm_nor_torchs_compiler(grid, tmp_path):
-    """They take longer than all the rest of it."""
-    import subprocess
-    import sys
-
-    from mimbench.cli.commands import main
-
-    main(["plan", grid, "--results", str(tmp_path)])
-    code = f"""import sys
-from mimbench.cli.commands import main
-main(['plan', '{grid}', '--results', '{tmp_path}'])
-assert 'torch' in sys.modules and not {{'timm', 'torchvision', 'torch._dynamo'}} & set(sys.modules)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-
-
 def test_registries_refuse_to_be_imported_under_another_name():
     import subprocess
     import sys
