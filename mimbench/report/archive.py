@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
+from typing import Any
 
 from mimbench.errors import UserError
 from mimbench.inert import for_markdown
@@ -31,7 +33,7 @@ def published_copy(store: Store, name: str, scale: str, target: Path) -> Path:
     write_report(analysis, target, runs_at=None)
     for path in target.glob("*.svg"):  # the page holds them
         path.unlink()
-    write_atomically(target / "README.md", _readme(analysis.grid))
+    write_atomically(target / "README.md", _readme(analysis.grid, read_json(store.grid_path(name, scale))))
     return target
 
 
@@ -74,7 +76,7 @@ def _curves(grid: Grid) -> str:
     return csv(pd.concat(curves))
 
 
-def _readme(grid: Grid) -> str:
+def _readme(grid: Grid, recorded: dict[str, Any]) -> str:
     done = sum(record.state == "done" for record in grid.records.values())
     return for_markdown(f"""# {grid.title}: records and report
 
@@ -82,8 +84,8 @@ Grid `{grid.name}` at scale `{grid.scale}`: {done} of {count(len(grid.records), 
 {count(len(grid.seeds), "seed")}.
 
 These files are for reading. They never count as work done: mimbench looks for finished runs under `results/runs/`
-only, and repeats every run that it does not find there. `mimbench merge <this folder> --into results` imports them; from then
-on they count as done there.
+only, and repeats every run that it does not find there. `mimbench merge PATH_OF_THIS_FOLDER --into results` imports them; from
+then on they count as done there.
 
 | file | content |
 |---|---|
@@ -92,5 +94,19 @@ on they count as done there.
 | `curves.csv` | the curves of the runs, about {CURVE_LINES} lines of each at most |
 | `grid.json` | the run of each row, protocol and seed |
 
-To reproduce them: `mimbench run grid {grid.config} --scale {grid.scale}`.
+To reproduce them: `{_command(grid, recorded)}`.
 """)
+
+
+def _command(grid: Grid, recorded: dict[str, Any]) -> str:
+    """It plans the same runs; seeds that are no range from 0 stand in the grid file. `recorded`: also what was not planned."""
+    words = ["mimbench", "run", "grid", grid.config, *grid.arguments]
+    if grid.seeds == list(range(len(grid.seeds))):
+        words += ["--seeds", str(len(grid.seeds))]
+    evaluated = {kind for row in grid.rows for runs in row.runs.values() for kind in runs}
+    protocols = [column.protocol for column in grid.columns if column.protocol in evaluated]
+    if len(protocols) < len(recorded["columns"]):
+        words += ["--protocols", ",".join(protocols)]
+    if len(grid.rows) < len(recorded["rows"]):
+        words += [word for row in grid.rows for word in ("--only", row.name)]
+    return shlex.join(words)

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import re
+import shlex
 
 import pytest
 from commands import ROOT
 from synthetic_grid import FINETUNE, column, evaluation, finish, planned, write_grid
 
+from mimbench.cli.parser import make_parser
+from mimbench.cli.protocols import protocol_names
+from mimbench.config.grid import load_grid
 from mimbench.errors import UserError
 from mimbench.report.analysis import analyze
 from mimbench.report.markdown import markdown
@@ -51,6 +56,21 @@ def test_the_numbers_of_an_archived_table_follow_from_its_seeds_and_records(copy
                 assert line["verdict"].replace("not told apart", "not significant") == comparison.verdict
             for name, number in computed.items():
                 assert line[name] == ("" if number is None else f"{number:.7g}"), (row, protocol, name)
+
+
+@pytest.mark.parametrize(
+    "copy", sorted((ROOT / "results" / "published").glob("*/grid.json")), ids=lambda path: path.parent.name
+)
+def test_the_command_to_reproduce_a_published_table_plans_its_rows_seeds_and_protocols(copy):
+    said = re.search(r"To reproduce them: `mimbench (.*)`", (copy.parent / "README.md").read_text())[1]
+    options = make_parser().parse_args(shlex.split(said))
+    grid = load_grid(options.file, scale=options.scale, seeds=options.seeds, only=tuple(options.only))
+    record = read_json(copy)
+    runs = [row["runs"] for row in record["rows"] if row["runs"]]
+    assert list(grid.chosen) == [row["name"] for row in record["rows"] if row["runs"]]
+    assert set(map(str, grid.seeds)) == set(runs[0])
+    columns = {column["protocol"] for column in record["columns"]}  # those that the images of that table allow
+    assert set(protocol_names(options.protocols) or grid.protocols) & columns == columns & set(runs[0]["0"])
 
 
 def test_every_published_number_has_a_source_and_is_marked_where_it_was_not_read_there():
