@@ -25,3 +25,10 @@ def mimbench_process(*words):
     """In a process of its own, as one types it."""
     words = [sys.executable, "-m", "mimbench", *map(str, words)]
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def new_results(folder, rendered):
+    """A results folder that has the built-in data already."""
+    folder.mkdir()
+    (folder / "cache").symlink_to(rendered)
+    return folder

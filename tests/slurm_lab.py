@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, mimbench
+from commands import ROOT, mimbench, new_results
 from waiting import VARIABLE
 
 from mimbench.cli.jobs import states_of
@@ -95,12 +95,6 @@ def with_finetuning(tmp_path_factory):
 @pytest.fixture
 def results(tmp_path, rendered):
     return new_results(tmp_path / "results", rendered)
-
-
-def new_results(folder, rendered):
-    folder.mkdir()
-    (folder / "cache").symlink_to(rendered)
-    return folder
 
 
 def write_profile(folder, **settings):

@@ -103,10 +103,8 @@ def _command(grid: Grid, recorded: dict[str, Any]) -> str:
     words = ["mimbench", "run", "grid", grid.config, *grid.arguments]
     if grid.seeds == list(range(len(grid.seeds))):
         words += ["--seeds", str(len(grid.seeds))]
-    evaluated = {kind for row in grid.rows for runs in row.runs.values() for kind in runs}
-    protocols = [column.protocol for column in grid.columns if column.protocol in evaluated]
-    if len(protocols) < len(recorded["columns"]):
-        words += ["--protocols", ",".join(protocols)]
+    if len(grid.columns) < len(recorded["columns"]):
+        words += ["--protocols", ",".join(column.protocol for column in grid.columns)]
     if len(grid.rows) < len(recorded["rows"]):
         words += [word for row in grid.rows for word in ("--only", row.name)]
     return shlex.join(words)

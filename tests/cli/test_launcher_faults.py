@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import mimbench, mimbench_process
-from slurm_lab import new_results
+from commands import mimbench, mimbench_process, new_results
 
 from mimbench.store.lease import process_start
 from mimbench.store.results import Store

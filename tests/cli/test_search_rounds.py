@@ -6,8 +6,7 @@ import argparse
 
 import pytest
 import yaml
-from commands import mimbench
-from slurm_lab import new_results
+from commands import mimbench, new_results
 from synthetic_grid import FACTS, finish
 
 from mimbench.cli.search import search_grid

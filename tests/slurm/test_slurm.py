@@ -7,11 +7,10 @@ import re
 import time
 
 import pytest
-from commands import mimbench, mimbench_process
+from commands import mimbench, mimbench_process, new_results
 from slurm_lab import (
     GRID,
     STEPS,
-    new_results,
     run_grid,
     settle,
     slurm,

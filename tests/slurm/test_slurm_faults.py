@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import mimbench, mimbench_process
+from commands import mimbench, mimbench_process, new_results
 from slurm_lab import (
     GRID,
     SCRIPT,
     WAITING,
     bring_up,
     lasting,
-    new_results,
     port,
     run_grid,
     runs_of_kind,

@@ -9,8 +9,8 @@ import signal
 import time
 
 import pytest
-from commands import mimbench
-from slurm_lab import WAITING, lasting, new_results, run_grid, settle, slurm, states, tables, write_profile
+from commands import mimbench, new_results
+from slurm_lab import WAITING, lasting, run_grid, settle, slurm, states, tables, write_profile
 
 from mimbench.store.results import Store
 
