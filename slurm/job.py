@@ -134,13 +134,15 @@ def _requeue(folder: RunFolder, grace: float) -> None:
 def _requeue_if_running(seconds: float) -> bool:
     """A job that is cancelled, preempted for good or requeued by others is no longer RUNNING: it is left to SLURM.
 
-    Tried for so many seconds: when many jobs reach their limit together, the controller answers slowly.
+    Tried for so many seconds: when many jobs reach their limit together, the controller answers slowly. Requeuing ends
+    what the job runs, the command that asks for it too: without its answer, a job that no longer runs was requeued by it.
     """
-    job, end = env.slurm_job(), time.monotonic() + seconds
+    job, end, asked = env.slurm_job(), time.monotonic() + seconds, False
     while True:
         try:
             if job is None or queue.state_of(job) != "RUNNING":
-                return False
+                return asked
+            asked = True
             queue.requeue(job)
             return True
         except QueueUnavailable:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mimbench.cli.commands import main
 from mimbench.config.grid import load_grid
 from mimbench.errors import RunFailed, UserError
+from mimbench.launch.queue import QueueUnavailable
 from mimbench.plan.graph import Planned, make_plan
 from mimbench.runtime import Stop
 from mimbench.slurm import job, queue
@@ -205,6 +206,20 @@ def test_a_job_whose_run_is_held_is_requeued_after_a_while(started, pretraining,
     assert started() == ["17"]
     assert "requeued" in capsys.readouterr().out
     assert not pretraining[1].attempts()
+
+
+def test_a_requeue_that_ends_its_own_command_before_it_answers_is_said(started, monkeypatch, capsys):
+    """SLURM ends all that the job runs, `scontrol` among it."""
+    states = []
+
+    def requeue(name):
+        states.append("PENDING")
+        raise QueueUnavailable("scontrol: exit code -15")
+
+    monkeypatch.setattr(queue, "requeue", requeue)
+    monkeypatch.setattr(queue, "state_of", lambda name: states[-1] if states else "RUNNING")
+    started()
+    assert "saved, stopped and requeued" in capsys.readouterr().out
 
 
 def test_only_a_jobs_own_starts_of_the_run_count_against_its_limits(started, pretraining, monkeypatch):
