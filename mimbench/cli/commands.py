@@ -151,7 +151,7 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, suggest_seeds: bool =
         write_grid_record(plan, store)  # another call may have written its rows meanwhile
     else:
         print(f"All {len(plan.runs)} runs are done; nothing to compute.", file=sys.stderr)
-    return dispatch.finish(outcome, suggest_seeds=suggest_seeds)
+    return dispatch.finish(outcome, suggest_seeds=suggest_seeds and not plan.grid.only_these_seeds)
 
 
 def show_plan(options: argparse.Namespace) -> int:

@@ -179,7 +179,9 @@ def _run_options(parser: argparse.ArgumentParser, scale: str | None) -> None:
     parser.add_argument(
         "--data", metavar="NAME", help="the images of every row: a data set's name, or a path with a '/'"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the grid's)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="seeds 0 to N-1, or the first N that the grid lists (default: all)"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="run this row only; repeatable")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets",

@@ -133,7 +133,7 @@ def load_grid(
     settings, layers = parse_sets(sets)
     points = _expand(file, path)
     place = f"{path}: seeds" if seeds is None else "--seeds"
-    chosen_seeds = _seeds(file.seeds if seeds is None else seeds, place)
+    chosen_seeds = _seeds(file.seeds, seeds, str(path))
     if (cells := len(only or points) * len(chosen_seeds)) > MAX_CELLS:
         raise UserError(f"{place}: {len(only or points):,} rows at {len(chosen_seeds):,} seeds are {cells:,} rows to train; "
                         f"a grid has at most {MAX_CELLS:,}.")  # fmt: skip
@@ -185,10 +185,15 @@ def _row(point: _Point, recipe: Recipe, sources: Sources, reference: str, file: 
     )  # fmt: skip
 
 
-def _seeds(written: Any, place: str) -> tuple[int, ...]:
+def _seeds(written: Any, asked: int | None, path: str) -> tuple[int, ...]:
+    """The first `asked` of the file's seeds. Seeds that it lists are never replaced by others: they may be kept for a purpose."""
+    count = None if asked is None else coerce(Annotated[int, between(1, MAX_SEEDS)], asked, "--seeds")
     if not isinstance(written, list | tuple):
-        return tuple(range(coerce(Annotated[int, between(1, MAX_SEEDS)], written, place)))
-    return coerce(Annotated[tuple[Whole, ...], SEEDS], written, place)
+        return tuple(range(count or coerce(Annotated[int, between(1, MAX_SEEDS)], written, f"{path}: seeds")))
+    listed = coerce(Annotated[tuple[Whole, ...], SEEDS], written, f"{path}: seeds")
+    if count is not None and count > len(listed):
+        raise UserError(f"--seeds: {count} is more than {path} lists ({', '.join(map(str, listed))}). Add seeds there.")
+    return listed[:count]
 
 
 def _expand(file: GridFile, path: Path) -> list[_Point]:

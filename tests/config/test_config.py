@@ -136,6 +136,13 @@ def test_the_seeds_option_has_the_bound_of_the_file(tmp_path):
         load_grid(written(tmp_path), seeds=300_000_000)
 
 
+def test_the_seeds_option_takes_the_first_of_the_seeds_that_a_grid_lists(tmp_path):
+    path = written(tmp_path, seeds=[100, 7, 102])
+    assert load_grid(path, seeds=2).seeds == (100, 7)
+    with pytest.raises(UserError, match=r"--seeds: 4 is more than .*\.yaml lists \(100, 7, 102\)\. Add seeds there\."):
+        load_grid(path, seeds=4)
+
+
 def test_a_published_number_is_not_looked_up_in_a_column_without_a_name():
     with pytest.raises(UserError, match="unknown column 'None'"):
         lookup({None: 3}, "mine.yaml: row 'a': paper")
