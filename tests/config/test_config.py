@@ -217,7 +217,7 @@ def test_a_scale_with_a_base_changes_what_it_says_and_takes_the_bases_protocol_s
 
 def test_what_a_scale_says_of_its_images_stays_with_them_and_what_it_says_of_itself_stays(tmp_path):
     own = tmp_path / "own.yaml"
-    on_data, always = "designed so that pre-training helps", "All rows share"
+    on_data, always = "designed so that pre-training helps", "may favor BEiT"
     for text, stays in (
         ("schedule: {steps: 1600}", True),
         ("data: {name: other}", False),
