@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator
 
 from mimbench.launch.local import process_count
+from mimbench.plan.compute import trainings
 from mimbench.plan.estimate import disk_bytes, estimate
 from mimbench.plan.graph import Plan
 from mimbench.report.format import count, duration
+from mimbench.report.format import flops as flops_text
 from mimbench.store.results import Store
 
 
@@ -35,7 +37,22 @@ def as_text(plan: Plan, store: Store, throughput: float | None = None) -> Iterat
     if throughput is not None:
         hours = seconds / 3600
         time = f"about {hours:,.{0 if hours >= 10 else 2}f} GPU-hours at {throughput / 1e12:g} TFLOPs a second"
+    yield from _training_by_row(plan)
     yield f"{time}; about {disk_bytes(plan) / 1e6:,.0f} MB of weights"
+
+
+def _training_by_row(plan: Plan) -> Iterator[str]:
+    """One line, as rows of one budget train for about the same."""
+    rows: dict[str, list[str]] = {}
+    for row, training in trainings(plan).items():
+        text = flops_text(training.total) + (" + external" if training.external else "")
+        if training.total or training.external:
+            rows.setdefault(text, []).append(row)
+    if rows:
+        shown = (
+            f"{text} ({names[0] if len(names) == 1 else count(len(names), 'row')})" for text, names in rows.items()
+        )
+        yield f"FLOPs of a row and seed, with all that is trained for it: {'; '.join(shown)}"
 
 
 def as_json(plan: Plan, store: Store, throughput: float | None = None) -> str:
@@ -44,6 +61,7 @@ def as_json(plan: Plan, store: Store, throughput: float | None = None) -> str:
         "grid": grid.name, "scale": grid.scale, "rows": list(grid.chosen), "seeds": list(grid.seeds),
         "protocols": [column.name for column in plan.columns], "precision": plan.precision,
         "kinds": [dataclasses.asdict(row) for row in rows],
+        "training_flops": {row: dataclasses.asdict(training) for row, training in trainings(plan).items()},
         "runs": len(plan.runs), "done": sum(row.done for row in rows), "flops_left": sum(row.flops for row in rows),
         "process_seconds_left": sum(row.seconds for row in rows), "weights_bytes": disk_bytes(plan), "notes": plan.notes,
     }  # fmt: skip

@@ -27,4 +27,4 @@ def check_batch(
     if balanced and width > most:
         why = f"{PER_IMAGE} an image" if by_image else "as many as patches"
         raise UserError(f"{place}: {title['tokenizer']} spreads the {samples} of a step evenly over {width} prototypes: at most "
-                        f"{most}, {why}.")  # fmt: skip
+                        f"{most}, {why}. Give it fewer, or raise schedule.batch.")  # fmt: skip

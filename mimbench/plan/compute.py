@@ -44,6 +44,12 @@ def training_of(plan: Plan, row: str) -> Training | None:
     return Training(own, sum(flops_of(run, plan) for run in behind.values()), foreign)
 
 
+def trainings(plan: Plan) -> dict[str, Training]:
+    """By row, of those that are planned here; none where FLOPs were not counted."""
+    found = {row: training_of(plan, row) for row in plan.rows} if plan.flops else {}
+    return {row: training for row, training in found.items() if training is not None}
+
+
 def beyond_budget(plan: Plan) -> list[str]:
     """The rows that do not train for the FLOPs of the budget's row: the steps in the grid file are of other settings."""
     budget_row = plan.grid.budget_row

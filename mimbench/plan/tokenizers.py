@@ -7,6 +7,7 @@ from typing import Any
 from mimbench import registry
 from mimbench.config.schema import Recipe
 from mimbench.errors import UserError
+from mimbench.parts import PatchGrid
 
 
 def needs_teacher(tokenizer: dict[str, Any]) -> bool:
@@ -17,7 +18,9 @@ def needs_teacher(tokenizer: dict[str, Any]) -> bool:
 
 def check_tokenizer_training(recipe: Recipe, place: str) -> None:
     training, patch = recipe.tokenizer_training, recipe.encoder.patch
+    grid = PatchGrid.of(recipe.data.size, patch)
     tokenizers = {term.tokenizer["type"]: term.tokenizer for term in recipe.terms.values()}
+    built = {name: registry.build("tokenizer", spec) for name, spec in tokenizers.items()}
     taught = [name for name, spec in tokenizers.items() if needs_teacher(spec)]
     if taught and training.teacher is None:
         raise UserError(f"{place}: tokenizer '{taught[0]}' learns from a teacher, and none is named. Add "
@@ -30,5 +33,14 @@ def check_tokenizer_training(recipe: Recipe, place: str) -> None:
     if taught and training.crop is not None:
         raise UserError(f"{place}: tokenizer_training.crop: must be null: the teacher of tokenizer '{taught[0]}' sees whole "
                         f"images, not crops of {training.crop} pixels.")  # fmt: skip
+    if training.crop is not None and training.crop > recipe.data.size:
+        raise UserError(
+            f"{place}: tokenizer_training.crop: must be at most data.size, {recipe.data.size}, not {training.crop}."
+        )
+    vectors = training.batch * grid.count
+    for name, part in built.items():
+        if getattr(part, "begins_with_vectors", False) and (codes := part.width(grid)) > vectors:
+            raise UserError(f"{place}: tokenizer '{name}' begins with {codes} of the {vectors} vectors of a step. Give it fewer codes, "
+                            "or raise tokenizer_training.batch.")  # fmt: skip
     if training.crop is not None and training.crop % patch:
         raise UserError(f"{place}: tokenizer_training.crop: {training.crop} is not a multiple of the patch, {patch}.")

@@ -33,6 +33,7 @@ class VQKD(TrainedTokenizer):
     target = "codes"
     views = ("raw",)
     needs_teacher = True
+    begins_with_vectors = True
 
     codebook: Tensor
     sums: Tensor

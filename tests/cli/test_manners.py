@@ -16,6 +16,7 @@ from mimbench.cli.remaining import Remaining
 from mimbench.cli.titles import fitted, titles
 from mimbench.launch.local import Outcome
 from mimbench.plan.graph import Planned
+from mimbench.report.format import flops
 from mimbench.store.results import Store
 
 
@@ -72,6 +73,15 @@ def test_a_grid_and_a_scale_are_looked_for_in_the_working_directory_first(tmp_pa
     assert shown["grid"] == "own"
     assert shown["runs"] == 3 * 4
     assert shown["flops_left"] < 1e12  # the sizes of `smoke`
+
+
+def test_a_plan_says_what_the_training_of_a_row_takes_by_row(tmp_path):
+    plan = ("plan", "ablations", "--scale", "smoke", "--seeds", "1", "--protocols", "knn", "--results", tmp_path)
+    training = json.loads(mimbench(*plan, "--json").stdout)["training_flops"]
+    assert training["beit"]["own"] > 0 < training["beit"]["ancestors"]  # its tokenizer
+    assert not training["scratch"]["own"]
+    total = flops(training["beit"]["own"] + training["beit"]["ancestors"])
+    assert f"FLOPs of a row and seed, with all that is trained for it: {total} (" in mimbench(*plan).stdout
 
 
 def test_only_the_protocols_asked_for_are_planned_with_what_they_build_on(tmp_path):

@@ -106,6 +106,12 @@ REFUSED = {
     "tokenizer with a teacher, on crops": (
         [row(tokenizer=VQKD, tokenizer_training={"teacher": {"row": "b"}}), row("b")],
         ["tokenizer_training.crop: must be null", "sees whole images, not crops of 16 pixels"]),
+    "tokenizer trained on crops larger than the image": (
+        [row(tokenizer_training={"crop": 64})],
+        ["tokenizer_training.crop: must be at most data.size, 32, not 64"]),
+    "more codes than a step of the tokenizer's training has vectors": (
+        [row(tokenizer={**VQKD, "vocabulary": 2000}, tokenizer_training={"teacher": {"row": "b"}, "crop": None}), row("b")],
+        ["tokenizer 'vqkd' begins with 2000 of the 1024 vectors of a step", "raise tokenizer_training.batch"]),
     "view": (
         [row(base="dino", terms={"class": {"views": ["globl"]}})],
         ["terms.class.views", "unknown view 'globl'", "Did you mean 'global'"]),
@@ -164,14 +170,15 @@ REFUSED = {
         ["terms.tokens: decoder 'blocks' does not suit the encoder", "3 heads and 4 must divide the dimension"]),
     "more clusters than a batch can feed": (
         [row(base="capi", tokenizer={"clusters": 2049})],
-        ["tokenizer 'clusters' spreads the 32 images of a step evenly over 2049 prototypes: at most 2048, 64 an image"]),
+        ["tokenizer 'clusters' spreads the 32 images of a step evenly over 2049 prototypes: at most 2048, 64 an image",
+         "Give it fewer, or raise schedule.batch."]),
     "more balanced prototypes than a batch can feed": (
         [row(base="dinov2", tokenizer={"prototypes": 4096})],
         ["terms.class: tokenizer 'self_distillation' spreads the 32 images of a step evenly over 4096 prototypes"]),
     "more balanced prototypes than a step has patches": (
         [row(base="data2vec", tokenizer={"type": "self_distillation", "centering": "sinkhorn", "prototypes": 2049},
              decoder="prototypes", loss="soft_cross_entropy")],
-        ["tokenizer 'self_distillation' spreads the 2048 patches of a step", "at most 2048, as many as patches"]),
+        ["tokenizer 'self_distillation' spreads the 2048 patches of a step", "at most 2048, as many as patches."]),
     "contrast within one image": (
         [row(base="mocov3", schedule={"batch": 1})],
         ["terms.pair: loss 'info_nce' compares the images of a batch, and schedule.batch is 1"]),

@@ -1,17 +1,14 @@
-"""New parts against implementations that are not ours: lightly, scikit-image, timm, and golden figures of official code."""
+"""New parts against implementations that are not ours: lightly, timm, and golden figures of official code."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mimbench import registry
-from mimbench.data.views import normalize
 from mimbench.parts import Encoded, Masks, PatchGrid, Taught
 
 
@@ -32,26 +29,6 @@ def test_hog_puts_a_ramp_into_one_bin_and_a_flat_image_into_none():
         assert (found[:, :, :, only] > 0).all()
         assert found.sum().item() == pytest.approx(found[:, :, :, only].sum().item(), rel=1e-5)
     assert torch.equal(hog({"image": torch.ones(1, 3, 32, 32)}, grid), torch.zeros(1, 4, 108))
-
-
-def test_hog_resembles_scikit_images():
-    """Its kernel and the origin of its angles differ: a sanity bound, not equality."""
-    from skimage import feature
-
-    from mimbench.data.sources import shapes
-
-    images = shapes.render(64, "val").images
-    raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    grid = PatchGrid(4, 4, 8)
-    ours = registry.build("tokenizer", {"type": "hog", "cells": 1})({"image": normalize(raw)}, grid).view(
-        64, 4, 4, 3, 9
-    )
-    theirs = np.stack([
-        [feature.hog(image[..., c], 9, (8, 8), (1, 1), block_norm="L2", feature_vector=False)[:, :, 0, 0] for c in range(3)]
-        for image in images
-    ])  # (64, 3, 4, 4, 9)  # fmt: skip
-    theirs = torch.from_numpy(theirs).permute(0, 2, 3, 1, 4).flip(-1).roll(5, -1).float()
-    assert F.cosine_similarity(ours, theirs, dim=-1).mean() > 0.7
 
 
 def test_self_distillation_with_soft_cross_entropy_is_lightlys_dino_loss():
