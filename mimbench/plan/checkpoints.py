@@ -20,10 +20,8 @@ def with_their_encoders(grid: Grid) -> tuple[Grid, dict[str, Origin], list[str]]
     for row in grid.by_name.values():
         recipe = row.recipe
         if recipe.weights is not None:
-            place = f"{grid.config}: row '{row.name}': pretrain.weights"
-            if row in grid.teachers:
-                place = f"{grid.config}: teacher '{recipe.weights}'"
-            found = examine(recipe.weights, recipe.stated, recipe.data.size, place)
+            place = _naming(grid, row.name) if row in grid.teachers else f"row '{row.name}': pretrain.weights"
+            found = examine(recipe.weights, recipe.stated, recipe.data.size, f"{grid.config}: {place}")
             row, origins[row.name] = replace(row, recipe=replace(recipe, encoder=found.encoder)), found.origin
             notes += [f"Row '{row.name}': {guess}" for guess in found.guesses]
         rows.append(row)
@@ -56,6 +54,20 @@ def _with_checkpoints_as_rows(grid: Grid) -> Grid:
         teacher = named(recipe.teacher, recipe)
         rows.append(replace(row, recipe=replace(recipe, start=start, teacher=teacher, tokenizer_training=training)))
     return replace(grid, rows=tuple(rows), teachers=tuple(teachers.values()))
+
+
+def _naming(grid: Grid, teacher: str) -> str:
+    """The first row and key that names this checkpoint."""
+    for row in grid.rows:
+        recipe = row.recipe
+        for key, named in (
+            ("teacher", recipe.teacher),
+            ("start", recipe.start),
+            ("tokenizer_training.teacher", recipe.tokenizer_training.teacher),
+        ):
+            if named is not None and named.row == teacher:
+                return f"row '{row.name}': {key}.weights"
+    raise AssertionError(f"no row names {teacher}")
 
 
 def _with_encoder_of_the_other(row: Row, encoders: dict[str, EncoderConfig]) -> Row:

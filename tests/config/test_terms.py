@@ -63,11 +63,12 @@ REFUSED = {
     "teacher by file that would leave the run": (
         [row(**LATENT, teacher={"weights": "b.pt"})], ["teacher.keep: must be student: the teacher 'b.pt'"]),
     "teacher by file that is not there": (
-        [row(**LATENT, teacher={"weights": "b.pt", "keep": "student"})], ["teacher 'b.pt': no file b.pt"]),
+        [row(**LATENT, teacher={"weights": "b.pt", "keep": "student"})], ["row 'a': teacher.weights: no file b.pt"]),
     "teacher by file in place of the recipe's row": (
-        [row(base="eva", teacher={"weights": "b.pt"})], ["teacher 'b.pt': no file b.pt"]),
+        [row(base="eva", teacher={"weights": "b.pt"})], ["row 'a': teacher.weights: no file b.pt"]),
     "tokenizer's teacher by file in place of the recipe's row": (
-        [row(base="beit2", tokenizer_training={"teacher": {"weights": "b.pt"}})], ["teacher 'b.pt': no file b.pt"]),
+        [row(base="beit2", tokenizer_training={"teacher": {"weights": "b.pt"}})],
+        ["row 'a': tokenizer_training.teacher.weights: no file b.pt"]),
     "teacher of the recipe, alone in its grid": (
         [row(base="eva")], ["row 'a': teacher.row: unknown row 'dino'. Allowed: no name at all. Add a row of that name"]),
     "masker that follows a teacher, without one": (
