@@ -186,9 +186,7 @@ class TrainedTokenizer(Tokenizer):
 
     trained: ClassVar[bool] = True
     needs_teacher: bool = False
-    begins_with_vectors: ClassVar[bool] = (
-        False  # True: its codes begin as vectors of the first step, which needs as many
-    )
+    begins_with_vectors: ClassVar[bool] = False  # True: its codes begin as vectors of one step, which needs as many
     at_once: ClassVar[bool] = False  # True: `find` gives all that it learns, without steps and gradients
 
     def build(self, grid: PatchGrid) -> None:

@@ -33,7 +33,8 @@ def check_tokenizer_training(recipe: Recipe, place: str) -> None:
     if taught and training.crop is not None:
         raise UserError(f"{place}: tokenizer_training.crop: must be null: the teacher of tokenizer '{taught[0]}' sees whole "
                         f"images, not crops of {training.crop} pixels.")  # fmt: skip
-    if training.crop is not None and training.crop > recipe.data.size:
+    trained = any(part.trained for part in built.values())
+    if trained and training.crop is not None and training.crop > recipe.data.size:
         raise UserError(
             f"{place}: tokenizer_training.crop: must be at most data.size, {recipe.data.size}, not {training.crop}."
         )
