@@ -12,21 +12,24 @@ from mimbench.parts import PatchGrid
 
 def needs_teacher(tokenizer: dict[str, Any]) -> bool:
     """Whether its training needs a frozen encoder to learn from."""
-    part = registry.build("tokenizer", tokenizer)
-    return bool(part.trained and getattr(part, "needs_teacher", False))
+    return _says(registry.build("tokenizer", tokenizer), "needs_teacher")
+
+
+def _says(part: Any, declared: str) -> bool:
+    """Only tokenizers that are trained have these declarations."""
+    return bool(part.trained and getattr(part, declared, False))
 
 
 def check_tokenizer_training(recipe: Recipe, place: str) -> None:
     training, patch = recipe.tokenizer_training, recipe.encoder.patch
     grid = PatchGrid.of(recipe.data.size, patch)
-    tokenizers = {term.tokenizer["type"]: term.tokenizer for term in recipe.terms.values()}
-    built = {name: registry.build("tokenizer", spec) for name, spec in tokenizers.items()}
-    taught = [name for name, spec in tokenizers.items() if needs_teacher(spec)]
+    built = {term.tokenizer["type"]: registry.build("tokenizer", term.tokenizer) for term in recipe.terms.values()}
+    taught = [name for name, part in built.items() if _says(part, "needs_teacher")]
     if taught and training.teacher is None:
         raise UserError(f"{place}: tokenizer '{taught[0]}' learns from a teacher, and none is named. Add "
                         "`tokenizer_training: {teacher: {row: NAME}}`, or `{weights: FILE}` in place of the row.")  # fmt: skip
     if training.teacher is not None and not taught:
-        names = " and ".join(f"'{name}'" for name in tokenizers)
+        names = " and ".join(f"'{name}'" for name in built)
         raise UserError(
             f"{place}: tokenizer_training.teacher: tokenizer {names} learns from none. Write `teacher: null`."
         )
@@ -40,7 +43,7 @@ def check_tokenizer_training(recipe: Recipe, place: str) -> None:
         )
     vectors = training.batch * grid.count
     for name, part in built.items():
-        if getattr(part, "begins_with_vectors", False) and (codes := part.width(grid)) > vectors:
+        if _says(part, "begins_with_vectors") and (codes := part.width(grid)) > vectors:
             raise UserError(f"{place}: tokenizer '{name}' begins with {codes} of the {vectors} vectors of a step. Give it fewer codes, "
                             "or raise tokenizer_training.batch.")  # fmt: skip
     if training.crop is not None and training.crop % patch:
